@@ -1,0 +1,235 @@
+"""Every failure that a client can be told of.
+
+    MochiError
+    ├── InvalidJson, ValidationFailed, UnsupportedMediaType, PayloadTooLarge     the request's bytes
+    ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
+    ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
+    ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
+    ├── SessionExists, SessionBusy, SessionDamaged                               what stands in the way
+    ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
+    ├── StorageFull, StorageUnavailable
+    └── ShuttingDown, InternalError
+
+Codes and statuses are the error table of `app_specs/http_api.md`. A message says what happened, why, and what to do
+next; it never holds a path, a stack or a secret.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class MochiError(Exception):
+    """A failure with a place in the error table.
+
+    `details` is JSON-ready and named by the table; `headers` go with the HTTP answer.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self, message: str, details: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class InvalidJson(MochiError):
+    """The body is not JSON."""
+
+    code, status = "invalid_json", 400
+
+
+class ValidationFailed(MochiError):
+    """JSON of the wrong shape, or a bad query parameter or header; `details.path` names it."""
+
+    code, status = "validation_error", 422
+
+
+class UnsupportedMediaType(MochiError):
+    """A body that is not `application/json`."""
+
+    code, status = "unsupported_media_type", 415
+
+
+class PayloadTooLarge(MochiError):
+    """A body or a message over its limit."""
+
+    code, status = "payload_too_large", 413
+
+
+class NotFound(MochiError):
+    """No such path."""
+
+    code, status = "not_found", 404
+
+
+class MethodNotAllowed(MochiError):
+    """The path exists, the method does not; the `Allow` header says which do."""
+
+    code, status = "method_not_allowed", 405
+
+
+class MisdirectedHost(MochiError):
+    """The `Host` header names a server that this one is not: what DNS rebinding looks like."""
+
+    code, status = "misdirected_host", 421
+
+
+class ForbiddenOrigin(MochiError):
+    """A web page of a foreign origin asks."""
+
+    code, status = "forbidden_origin", 403
+
+
+class SessionNotFound(MochiError):
+    """No session has this id."""
+
+    code, status = "session_not_found", 404
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"There is no session {session_id[:64]!r}. GET /api/v1/sessions lists those there are.",
+            {"session_id": session_id[:64]},
+        )
+
+
+class MessageNotFound(MochiError):
+    """No message of this session has this id."""
+
+    code, status = "message_not_found", 404
+
+
+class PromptNotFound(MochiError):
+    """No system prompt file has this name."""
+
+    code, status = "prompt_not_found", 404
+
+
+class ModelNotFound(MochiError):
+    """Ollama does not have the model; `details.available` lists what it has."""
+
+    code, status = "model_not_found", 400
+
+
+class ModelPathNotFound(ModelNotFound):
+    """As ModelNotFound, where the path names the model."""
+
+    status = 404
+
+
+class EmptyHistory(MochiError):
+    """There is nothing to answer."""
+
+    code, status = "empty_history", 400
+
+
+class InvalidMessageIndex(MochiError):
+    """An index out of range, or of a message that this cannot be done to."""
+
+    code, status = "invalid_message_index", 400
+
+
+class CapabilityMissing(MochiError):
+    """The model cannot do what is asked; `details.capability` in Ollama's words."""
+
+    code, status = "capability_missing", 400
+
+
+class ContextOverflow(MochiError):
+    """The history does not fit the model's window."""
+
+    code, status = "context_overflow", 400
+
+
+class SessionExists(MochiError):
+    """A proposed session id is taken."""
+
+    code, status = "session_exists", 409
+
+
+class SessionBusy(MochiError):
+    """A reply is being generated and the request would change its history."""
+
+    code, status = "session_busy", 409
+
+
+class SessionDamaged(MochiError):
+    """The session's file cannot be read; it is left untouched."""
+
+    code, status = "session_damaged", 409
+
+    def __init__(self, session_id: str, reason: str) -> None:
+        super().__init__(
+            f"The file of session {session_id} cannot be read ({reason}). It was left untouched: mend it by hand, "
+            "or move it out of the sessions folder.",
+            {"session_id": session_id, "reason": reason},
+        )
+
+
+class OllamaRejected(MochiError):
+    """Ollama refused the request; the message carries its own words."""
+
+    code, status = "ollama_rejected", 400
+
+
+class OllamaUnreachable(MochiError):
+    """No connection to Ollama."""
+
+    code, status = "ollama_unreachable", 502
+
+
+class OllamaBusy(MochiError):
+    """Ollama answered 503; with `Retry-After`."""
+
+    code, status = "ollama_busy", 503
+
+
+class OllamaFailed(MochiError):
+    """An answer of Ollama's that is no reply, or a reply broken off."""
+
+    code, status = "ollama_error", 502
+
+
+class OllamaTimeout(MochiError):
+    """No connection, no first token or no next token within its limit."""
+
+    code, status = "ollama_timeout", 504
+
+
+class StorageFull(MochiError):
+    """No room on the disk of the sessions folder."""
+
+    code, status = "storage_full", 507
+
+
+class StorageUnavailable(MochiError):
+    """The sessions folder cannot be written."""
+
+    code, status = "storage_unavailable", 503
+
+
+class ShuttingDown(MochiError):
+    """The server is stopping and takes no new work."""
+
+    code, status = "shutting_down", 503
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server is stopping and takes no new work. Try again once it is back.",
+            headers={"Retry-After": "5"},
+        )
+
+
+class InternalError(MochiError):
+    """A bug of ours: logged with its stack, told without it."""
+
+    code, status = "internal_error", 500
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Something went wrong inside the server. Its log has the details under this correlation id. "
+            "What was saved before is still there."
+        )
