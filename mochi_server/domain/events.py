@@ -1,0 +1,80 @@
+"""What a stream tells its subscribers while a reply comes about."""
+
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from mochi_server.domain.messages import Stats, Status
+
+
+class ContentDelta(msgspec.Struct, frozen=True):
+    """A piece of the reply, exactly as Ollama sent it: joined, the pieces equal the saved message."""
+
+    name: ClassVar[str] = "content_delta"
+    content: str
+    role: Literal["assistant"] = "assistant"
+
+
+class ThinkingDelta(msgspec.Struct, frozen=True):
+    """A piece of what the model thinks before it answers."""
+
+    name: ClassVar[str] = "thinking_delta"
+    content: str
+
+
+class ContextWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """The window a reply was made in, in tokens (None: Ollama's own default, not asked for) and what it used of it."""
+
+    current_window: int | None
+    usage_tokens: int
+    reason: str
+
+
+class MessageComplete(msgspec.Struct, frozen=True, kw_only=True):
+    """The reply is saved, whole or, after a stop, as far as it came."""
+
+    name: ClassVar[str] = "message_complete"
+    message_id: str
+    model: str | None
+    eval_count: int | None
+    prompt_eval_count: int | None
+    done_reason: str | None
+    status: Status
+    stats: Stats | None
+    context_window: ContextWindow
+
+
+class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong; code and details are those of the error table."""
+
+    name: ClassVar[str] = "error"
+    code: str
+    message: str
+    details: dict[str, Any]
+    correlation_id: str
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """The last event of every stream."""
+
+    name: ClassVar[str] = "done"
+    session_id: str
+    generation_id: str
+    status: Literal["complete", "interrupted", "error"]
+
+
+Event = ContentDelta | ThinkingDelta | MessageComplete | ErrorEvent | Done
+
+_json = msgspec.json.Encoder()
+
+# Line ends to Unicode, not to SSE; clients that split with their language's idea of a line break on them.
+_LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+
+
+def event_json(event: Event) -> bytes:
+    """The event's data as one line of JSON, one line to any client."""
+    data = _json.encode(event)
+    for separator, escaped in _LINE_SEPARATORS:
+        if separator in data:
+            data = data.replace(separator, escaped)
+    return data

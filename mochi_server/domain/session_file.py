@@ -1,0 +1,157 @@
+"""Format 2.0: a session as indented UTF-8 JSON that a person can read, and back.
+
+`decode(encode(session))` is the session. Fields that this version does not know are kept at every level.
+"""
+
+import hashlib
+from typing import Any, TypeVar
+
+import msgspec
+
+from mochi_server.domain.messages import (
+    AssistantMessage,
+    Message,
+    MessageBase,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
+from mochi_server.domain.session import FORMAT_VERSION, Metadata, Session
+
+_ROLES: dict[str, type[Message]] = {
+    "system": SystemMessage,
+    "user": UserMessage,
+    "assistant": AssistantMessage,
+    "tool": ToolMessage,
+}
+_PARTS = ("metadata", "messages", "detached")
+_json = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class DamagedFile(ValueError):
+    """The bytes are no session; the text says why, without quoting them."""
+
+
+def message_json(message: Message) -> bytes:
+    """One message as compact JSON: what the file holds and what clients get."""
+    return _with_unknown(message, message.unknown)
+
+
+def metadata_json(metadata: Metadata) -> bytes:
+    """The metadata as compact JSON."""
+    return _with_unknown(metadata, metadata.unknown)
+
+
+def sealed(session: Session) -> tuple[Session, bytes]:
+    """The session under the revision that its content has, and the bytes of its file."""
+    bare = metadata_json(msgspec.structs.replace(session.metadata, revision=""))
+    messages = b",".join([message_json(m) for m in session.messages])
+    detached = b",".join([message_json(m) for m in session.detached])
+    unknown = b"" if session.unknown is msgspec.UNSET else b"," + _json.encode(session.unknown)[1:-1]
+    digest = hashlib.blake2b(b"\n".join((bare, messages, detached, unknown)), digest_size=8)
+    metadata = msgspec.structs.replace(session.metadata, revision=digest.hexdigest())
+    head = b'{"metadata":' + metadata_json(metadata) + b',"messages":['
+    compact = b"".join((head, messages, b'],"detached":[', detached, b"]", unknown, b"}"))
+    return msgspec.structs.replace(session, metadata=metadata), msgspec.json.format(compact, indent=2) + b"\n"
+
+
+def encode(session: Session) -> bytes:
+    """The bytes of a session's file."""
+    return sealed(session)[1]
+
+
+def decode(data: bytes) -> Session:
+    """The session in a file's bytes, under the revision of its content.
+
+    Raises DamagedFile for what is not a session of format 2.0.
+    """
+    try:
+        raw = _decoder.decode(data)
+        session = _session(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise DamagedFile(_reason(data, error)) from None
+    return sealed(session)[0]
+
+
+def _session(raw: dict[str, Any]) -> Session:
+    version = raw["metadata"].get("format_version") if isinstance(raw.get("metadata"), dict) else None
+    if version != FORMAT_VERSION:
+        shown = repr(version[:16]) if isinstance(version, str) else "none"
+        raise DamagedFile(f"its format_version is {shown}, this server reads {FORMAT_VERSION!r}")
+    metadata = _known(raw["metadata"], Metadata)
+    messages = [_message(m, f"messages[{i}]") for i, m in enumerate(_list(raw, "messages"))]
+    detached = [_message(m, f"detached[{i}]") for i, m in enumerate(_list(raw, "detached"))]
+    _check_ids([*messages, *detached])
+    system = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
+    path = _chained(messages if system is None else messages[1:])
+    return Session(
+        metadata=msgspec.structs.replace(metadata, message_count=len(messages)),
+        system=system,
+        path=path,
+        detached=tuple(detached),
+        unknown={k: v for k, v in raw.items() if k not in _PARTS} or msgspec.UNSET,
+    )
+
+
+def _message(raw: object, place: str) -> Message:
+    role = raw.get("role") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or not isinstance(role, str) or role not in _ROLES:
+        raise DamagedFile(f"{place} is no message: its role is not one of {', '.join(_ROLES)}")
+    try:
+        return _known(raw, _ROLES[role])
+    except msgspec.ValidationError as error:
+        raise DamagedFile(f"{place}: {error}") from None
+
+
+def _known(raw: dict[str, Any], kind: type[_T]) -> _T:
+    """The raw object as a `kind`, with what it does not know set aside."""
+    fields = {f for f in kind.__struct_fields__ if f != "unknown"}
+    unknown = {k: v for k, v in raw.items() if k not in fields and k != "role"}
+    known = {k: v for k, v in raw.items() if k in fields or k == "role"}
+    value = msgspec.convert(known, kind)
+    return msgspec.structs.replace(value, unknown=unknown) if unknown else value
+
+
+def _with_unknown(value: Metadata | MessageBase, unknown: dict[str, Any] | msgspec.UnsetType) -> bytes:
+    if unknown is msgspec.UNSET:
+        return _json.encode(value)
+    known = _json.encode(msgspec.structs.replace(value, unknown=msgspec.UNSET))
+    return known[:-1] + b"," + _json.encode(unknown)[1:]
+
+
+def _list(raw: dict[str, Any], part: str) -> list[object]:
+    value = raw.get(part, [])
+    if not isinstance(value, list):
+        raise DamagedFile(f"its {part} are not a list")
+    return value
+
+
+def _check_ids(messages: list[Message]) -> None:
+    seen: set[str] = set()
+    for message in messages:
+        if message.message_id in seen:
+            raise DamagedFile(f"two of its messages have the id {message.message_id[:16]!r}")
+        seen.add(message.message_id)
+
+
+def _chained(messages: list[Message]) -> tuple[Message, ...]:
+    """The active path with parent ids that say so: who moves a message by hand need not know of them."""
+    parent: str | None = None
+    path: list[Message] = []
+    for message in messages:
+        if message.parent_id != parent:
+            message = msgspec.structs.replace(message, parent_id=parent)  # noqa: PLW2901 - the mended one goes on
+        path.append(message)
+        parent = message.message_id
+    return tuple(path)
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if not data:
+        return "the file is empty"
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    return "nested too deep" if isinstance(error, RecursionError) else "it is not JSON, or cut short"
