@@ -1,0 +1,1 @@
+"""The sessions folder: the only room that touches it."""

@@ -1,0 +1,242 @@
+"""SessionStore: the sessions folder as sessions.
+
+A session is `<id>.json`, nothing else is ever made of an id. Everything that touches the disk runs in a thread, and
+what is in memory follows the disk: a session counts as changed once its file is durable.
+"""
+
+import asyncio
+import os
+import re
+import secrets
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+
+from mochi_server.domain import session_file
+from mochi_server.domain.session import Session
+from mochi_server.errors import SessionDamaged, SessionExists, SessionNotFound
+from mochi_server.store import files
+from mochi_server.store.index import Damaged, Index, Place, Summary, summarize
+
+ID = re.compile(r"[0-9a-f]{10}\Z")
+CACHE_BYTES = 64 * 1024 * 1024
+"""How much of the session files may be held decoded, counted by their size on disk."""
+
+
+def new_id() -> str:
+    """A new id for a session, a message or a generation: 10 lowercase hex characters."""
+    return secrets.token_hex(5)
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the list; `more` says where the next part begins, None at the end."""
+
+    sessions: list[Summary]
+    more: Place | None
+    total: int
+    damaged: list[Damaged]
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    """What tells one state of a file from another."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class _Cached(msgspec.Struct, frozen=True):
+    stamp: _Stamp
+    session: Session
+
+
+class SessionStore:
+    """Loads, saves, lists and deletes sessions. One process at a time: first `take` the folder, then `open` it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inner = folder / ".mochi"
+        self._index = Index()
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        self._cached_bytes = 0
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._folder_lock: files.FolderLock | None = None
+
+    def take(self) -> None:
+        """Make the folder, if it is not there, and take its lock. Blocks. Raises OSError, FolderInUse."""
+        files.make_folder(self._folder)
+        files.make_folder(self._inner)
+        self._folder_lock = files.FolderLock(self._inner / "lock")
+
+    async def open(self) -> None:
+        """Read what is in the folder. Raises OSError."""
+        found = await anyio.to_thread.run_sync(self._look)
+        for session_id, outcome in found:
+            if isinstance(outcome, Summary):
+                self._index.put(outcome)
+            else:
+                self._index.put_damaged(session_id, outcome)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._folder_lock is not None:
+            self._folder_lock.release()
+            self._folder_lock = None
+
+    @asynccontextmanager
+    async def locked(self, session_id: str) -> AsyncIterator[None]:
+        """Hold one session: what is loaded inside is still so when it is saved inside."""
+        lock = self._locks.get(session_id)
+        if lock is None:
+            lock = self._locks[session_id] = asyncio.Lock()
+        async with lock:
+            yield
+
+    async def load(self, session_id: str) -> Session:
+        """The session as its file has it now, a change by hand included.
+
+        Raises SessionNotFound, SessionDamaged, StorageUnavailable.
+        """
+        path = self._path(session_id)
+        cached = self._cache.get(session_id)
+        try:
+            found = await anyio.to_thread.run_sync(_read, path, cached)
+        except (FileNotFoundError, NotADirectoryError):
+            self._forget(session_id)
+            raise SessionNotFound(session_id) from None
+        except session_file.DamagedFile as error:
+            self._forget(session_id)
+            self._index.put_damaged(session_id, str(error))
+            raise SessionDamaged(session_id, str(error)) from None
+        except OSError as error:
+            raise files.storage_error(error) from None
+        if found is not cached:
+            self._remember(found)
+        else:
+            self._cache.move_to_end(session_id)
+        return found.session
+
+    async def create(self, session: Session) -> Session:
+        """Save a new session durably; returned under its revision.
+
+        Raises SessionExists where anything has its id, StorageFull, StorageUnavailable.
+        """
+        try:
+            return await self._write(session, files.create)
+        except FileExistsError:
+            session_id = session.metadata.session_id
+            raise SessionExists(
+                f"There is a session {session_id} already. Leave session_id out to have one made.",
+                {"session_id": session_id},
+            ) from None
+
+    async def save(self, session: Session) -> Session:
+        """Replace the session's file durably; returned under its revision. Raises StorageFull, StorageUnavailable."""
+        return await self._write(session, files.replace)
+
+    async def update(self, session_id: str, change: Callable[[Session], Session]) -> Session:
+        """Load, change and save, with the session held. Raises what these three raise."""
+        async with self.locked(session_id):
+            return await self.save(change(await self.load(session_id)))
+
+    async def delete(self, session_id: str) -> None:
+        """Remove the session durably. Raises as `load` does: a damaged file is not ours to delete."""
+        await self.load(session_id)
+        try:
+            await anyio.to_thread.run_sync(files.remove, self._path(session_id))
+        except FileNotFoundError:
+            raise SessionNotFound(session_id) from None
+        except OSError as error:
+            raise files.storage_error(error) from None
+        finally:
+            self._forget(session_id)
+
+    def page(self, limit: int, after: Place | None, model: str | None) -> Page:
+        """Up to `limit` sessions behind the place `after`, newest first; `total` counts all that match."""
+        sessions: list[Summary] = []
+        more: Place | None = None
+        for summary in self._index.newest_first(after):
+            if model is not None and summary.model != model:
+                continue
+            if len(sessions) == limit:
+                more = (sessions[-1].updated_at, sessions[-1].session_id)
+                break
+            sessions.append(summary)
+        total = sum(1 for s in self._index.newest_first() if model is None or s.model == model)
+        return Page(sessions=sessions, more=more, total=total, damaged=self._index.damaged())
+
+    def _path(self, session_id: str) -> Path:
+        if not ID.match(session_id):
+            raise SessionNotFound(session_id)
+        return self._folder / f"{session_id}.json"
+
+    def _look(self) -> list[tuple[str, Summary | str]]:
+        files.sweep(self._inner)
+        with os.scandir(self._folder) as entries:
+            ids = [e.name[:10] for e in entries if e.name.endswith(".json") and ID.match(e.name[:-5])]
+        return [(session_id, self._outcome(session_id)) for session_id in ids]
+
+    def _outcome(self, session_id: str) -> Summary | str:
+        try:
+            return summarize(_read(self._path(session_id), None).session)
+        except session_file.DamagedFile as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be read: {os.strerror(error.errno or 0)}"
+
+    async def _write(self, session: Session, write: Callable[[Path, bytes, Path], None]) -> Session:
+        path = self._path(session.metadata.session_id)
+
+        def work() -> _Cached:
+            sealed, data = session_file.sealed(session)
+            write(path, data, self._inner)
+            return _Cached(_stamp(path.stat()), sealed)
+
+        try:
+            # Not abandoned when the caller is cancelled: memory must learn what the disk holds.
+            cached = await anyio.to_thread.run_sync(work)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise files.storage_error(error) from None
+        self._remember(cached)
+        return cached.session
+
+    def _remember(self, cached: _Cached) -> None:
+        session_id = cached.session.metadata.session_id
+        self._uncache(session_id)
+        self._cache[session_id] = cached
+        self._cached_bytes += cached.stamp.size
+        self._index.put(summarize(cached.session))
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._uncache(next(iter(self._cache)))
+
+    def _forget(self, session_id: str) -> None:
+        self._uncache(session_id)
+        self._index.drop(session_id)
+
+    def _uncache(self, session_id: str) -> None:
+        if (old := self._cache.pop(session_id, None)) is not None:
+            self._cached_bytes -= old.stamp.size
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read(path: Path, cached: _Cached | None) -> _Cached:
+    """The file's session: the cached one where the file is as it was. Raises OSError, DamagedFile."""
+    if path.is_symlink() or path.is_dir():
+        raise session_file.DamagedFile("it is not a plain file")
+    stamp = _stamp(path.stat())
+    if cached is not None and cached.stamp == stamp:
+        return cached
+    session = session_file.decode(path.read_bytes())
+    if session.metadata.session_id != path.stem:
+        raise session_file.DamagedFile("its session_id is not its name")
+    return _Cached(stamp, session)
