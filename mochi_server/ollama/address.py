@@ -1,0 +1,81 @@
+"""Where Ollama is: all the forms that Ollama itself takes in `OLLAMA_HOST`."""
+
+import base64
+import ipaddress
+from urllib.parse import unquote
+
+import msgspec
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """An Ollama's address; `authorization` is the header's value where the address held a user and password."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    authorization: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials, for people and for clients."""
+        return f"{self.scheme}://{self.netloc}{self.path}"
+
+    @property
+    def netloc(self) -> str:
+        """Host and port as a URL and a `Host` header have them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """The address in `host`, `host:port`, `:port`, `[::1]:port` or a http or https URL; blank is the default.
+
+    Raises ValueError, saying what is wrong. The rules are those of Ollama's own `OLLAMA_HOST`, but for a port that is
+    none, which it replaces in silence. An address to listen on (`0.0.0.0`, `::`) is reached over loopback.
+    """
+    text = text.strip().strip("\"'")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    elif scheme not in _PORTS:
+        raise ValueError(f"{scheme}:// is not http:// or https://")
+    netloc, _, path = rest.partition("/")
+    credentials, _, hostport = netloc.rpartition("@")
+    host, port = _split(hostport, _PORTS[scheme] if separator else 11434)
+    return Address(
+        scheme=scheme,
+        host=_reachable(host),
+        port=port,
+        path=f"/{path.strip('/')}" if path.strip("/") else "",
+        authorization=_basic(credentials) if credentials else None,
+    )
+
+
+def _split(hostport: str, default_port: int) -> tuple[str, int]:
+    bare = hostport.strip("[]")
+    if bare.count(":") > 1 and "]:" not in hostport:
+        return bare, default_port
+    host, colon, port = hostport.rpartition(":")
+    if not colon:
+        return hostport, default_port
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 65535:
+        raise ValueError(f"{port!r} is not a port")
+    return host.strip("[]"), int(port)
+
+
+def _reachable(host: str) -> str:
+    if any(c.isspace() or c in "/?#@" for c in host):
+        raise ValueError(f"{host!r} is not a host name")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host or "127.0.0.1"
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return str(address)
+
+
+def _basic(credentials: str) -> str:
+    return "Basic " + base64.b64encode(unquote(credentials).encode()).decode()

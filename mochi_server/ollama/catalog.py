@@ -1,0 +1,169 @@
+"""The models that Ollama has, and what each can do.
+
+`/api/tags` says which there are, `/api/show` what one can do. The latter is asked once for each digest, so a list
+that has not changed costs one call.
+"""
+
+from datetime import UTC, datetime
+
+import anyio
+import msgspec
+import ollama
+
+from mochi_server.errors import MochiError, ModelNotFound, OllamaUnreachable
+from mochi_server.ollama import failures
+from mochi_server.ollama.client import OllamaClient
+
+SHOWN_AT_ONCE = 8
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `context_length` is the model's own limit in tokens, None where Ollama does not say."""
+
+    name: str
+    size_mb: float
+    format: str
+    family: str
+    parameter_size: str
+    quantization_level: str
+    capabilities: tuple[str, ...]
+    context_length: int | None
+    digest: str = ""
+    modified_at: datetime = _BEGINNING
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    capabilities: tuple[str, ...]
+    context_length: int | None
+
+
+class Catalog:
+    """What is known of Ollama's models, brought up to date when somebody asks."""
+
+    def __init__(self, client: OllamaClient, default_model: str | None) -> None:
+        self._client = client
+        self._default = default_model
+        self._shown: dict[str, _Shown] = {}
+        self._models: dict[str, Model] = {}
+
+    def known(self, name: str) -> Model | None:
+        """The model as it was last seen, without asking."""
+        return self._models.get(full_name(name))
+
+    async def models(self) -> list[Model]:
+        """The completion-capable models, newest first, as Ollama has them now."""
+        await self._refresh()
+        able = [m for m in self._models.values() if "completion" in m.capabilities]
+        return sorted(able, key=lambda m: (m.modified_at, m.name), reverse=True)
+
+    async def find(self, name: str) -> Model:
+        """The model, as Ollama has it now. Raises ModelNotFound, which lists what there is."""
+        await self._refresh()
+        if (model := self.known(name)) is not None:
+            return model
+        raise self._missing(name)
+
+    async def choose(self, name: str | None) -> str:
+        """The model for a new session: the one named, else the configured one, else the newest.
+
+        While Ollama cannot be reached a name is taken on trust. Raises ModelNotFound, and what asking raises.
+        """
+        name = name or self._default
+        try:
+            if name is not None:
+                await self.find(name)
+                return name
+            models = await self.models()
+        except OllamaUnreachable:
+            if name is None:
+                raise
+            return name
+        if not models:
+            raise ModelNotFound(
+                "Ollama has no model that can chat. Get one, for instance with: ollama pull llama3.2", {"available": []}
+            )
+        return models[0].name
+
+    async def require(self, name: str, capability: str) -> None:
+        """Make sure that the model can do this. Raises CapabilityMissing.
+
+        Asks Ollama only when what is known says no, or nothing is known. Where Ollama cannot tell, it is left to
+        Ollama to refuse.
+        """
+        model = self.known(name)
+        if model is None or capability not in model.capabilities:
+            try:
+                model = await self.find(name)
+            except MochiError:
+                return
+        if capability not in model.capabilities:
+            raise failures.capability_missing(name, capability)
+
+    async def explained(self, error: ModelNotFound) -> ModelNotFound:
+        """The same error, with the models that there are."""
+        try:
+            await self._refresh()
+        except MochiError:
+            return error
+        return self._missing(str(error.details.get("model", "")))
+
+    def _missing(self, name: str) -> ModelNotFound:
+        error = failures.model_not_found(name[:200])
+        error.details["available"] = sorted(self._models)
+        return error
+
+    async def _refresh(self) -> None:
+        tags = [tag for tag in (await self._client.tags()).models if tag.model]
+        shown: dict[str, _Shown] = {}
+        limiter = anyio.CapacityLimiter(SHOWN_AT_ONCE)
+
+        async def look(tag: ollama.ListResponse.Model) -> None:
+            async with limiter:
+                shown[_key(tag)] = await self._show(tag)
+
+        async with anyio.create_task_group() as group:
+            for tag in tags:
+                group.start_soon(look, tag)
+        # Only what is there now: what was removed from Ollama is not kept.
+        self._shown = shown
+        self._models = {str(tag.model): _model(tag, shown[_key(tag)]) for tag in tags}
+
+    async def _show(self, tag: ollama.ListResponse.Model) -> _Shown:
+        if (known := self._shown.get(_key(tag))) is not None:
+            return known
+        try:
+            answer = await self._client.show(str(tag.model))
+        except MochiError:
+            # Removed meanwhile, or broken: it is listed by Ollama, so not hidden, but nothing is promised of it.
+            return _Shown((), None)
+        info = answer.modelinfo or {}
+        length = info.get(f"{info.get('general.architecture')}.context_length")
+        # Servers from before capabilities were told had no other kind that could be listed apart.
+        capabilities = ("completion",) if answer.capabilities is None else tuple(answer.capabilities)
+        return _Shown(capabilities, length if isinstance(length, int) else None)
+
+
+def full_name(name: str) -> str:
+    """The name with its tag: Ollama's default tag is `latest`."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _key(tag: ollama.ListResponse.Model) -> str:
+    return f"{tag.model} {tag.digest}"
+
+
+def _model(tag: ollama.ListResponse.Model, shown: _Shown) -> Model:
+    details = tag.details
+    return Model(
+        name=str(tag.model),
+        size_mb=round(int(tag.size or 0) / 1_000_000, 1),
+        format=(details and details.format) or "",
+        family=(details and details.family) or "",
+        parameter_size=(details and details.parameter_size) or "",
+        quantization_level=(details and details.quantization_level) or "",
+        capabilities=shown.capabilities,
+        context_length=shown.context_length,
+        digest=tag.digest or "",
+        modified_at=tag.modified_at or _BEGINNING,
+    )

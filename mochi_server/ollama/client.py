@@ -1,0 +1,129 @@
+"""OllamaClient: the chat stream over our own reader, the model calls over the `ollama` package.
+
+No redirect is followed and no proxy variable obeyed: conversations go to the address that was named, and nowhere
+else.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import httpx
+import msgspec
+import ollama
+
+from mochi_server import __version__
+from mochi_server.ollama import failures
+from mochi_server.ollama.address import Address
+from mochi_server.ollama.stream import ChatStream
+from mochi_server.ollama.wire import ChatRequest, encode_request
+
+_T = TypeVar("_T")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long Ollama may take, in seconds: to connect, to its first token, from token to token, for a model call."""
+
+    connect: float
+    first_token: float
+    token: float
+    call: float = 10.0
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class OllamaClient:
+    """The Ollama at one address. Every failure is a MochiError."""
+
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.address = address
+        self._limits = limits
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        headers = {"Authorization": address.authorization} if address.authorization else {}
+        timeout = httpx.Timeout(limits.call, connect=limits.connect)
+        # Over plain http there is nothing to verify, and loading the certificates takes 20 ms of the start.
+        verify = self._tls or False
+        self._calls = ollama.AsyncClient(
+            host=address.shown, headers=headers, timeout=timeout, verify=verify, follow_redirects=False, trust_env=False
+        )
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False)
+
+    async def close(self) -> None:
+        """Close what is kept open between calls."""
+        await self._calls.close()  # type: ignore[no-untyped-call]  # the package left its type out
+        await self._http.aclose()
+
+    @asynccontextmanager
+    async def chat(self, request: ChatRequest) -> AsyncIterator[ChatStream]:
+        """Ask for a reply. Leaving the context closes the connection, which stops the generation.
+
+        Raises OllamaUnreachable, OllamaTimeout; the stream raises what comes later.
+        """
+        limits = self._limits
+        message = self._http_request("/api/chat", encode_request(request))
+        stream = ChatStream(message, request.model, limits.first_token, limits.token)
+        try:
+            await self._connect(stream)
+            yield stream
+        finally:
+            stream.close()
+
+    async def version(self) -> str:
+        """Ollama's version."""
+        return await self._call(self._version())
+
+    async def tags(self) -> ollama.ListResponse:
+        """The models that Ollama has."""
+        return await self._call(self._calls.list())
+
+    async def show(self, model: str) -> ollama.ShowResponse:
+        """What one model is and can do. Raises ModelNotFound too."""
+        return await self._call(self._calls.show(model), model)
+
+    async def running(self) -> ollama.ProcessResponse:
+        """The models that are loaded, with the window that each has."""
+        return await self._call(self._calls.ps())
+
+    async def _version(self) -> str:
+        # The `ollama` package has no call for it.
+        answer = await self._http.get(f"{self.address.shown}/api/version")
+        if answer.status_code != 200:
+            raise ollama.ResponseError(answer.text, answer.status_code)
+        return msgspec.json.decode(answer.content, type=_Version).version
+
+    async def _call(self, call: Awaitable[_T], model: str = "") -> _T:
+        try:
+            return await call
+        except (ollama.ResponseError, httpx.HTTPError, OSError, ValueError) as error:
+            raise failures.failed_call(error, self.address.shown, model) from error
+
+    async def _connect(self, stream: ChatStream) -> None:
+        loop = asyncio.get_running_loop()
+        address = self.address
+        try:
+            with anyio.fail_after(self._limits.connect):
+                await loop.create_connection(lambda: stream, address.host, address.port, ssl=self._tls)
+        except TimeoutError:
+            raise failures.timed_out("no answer to our connection", self._limits.connect) from None
+        except OSError:
+            raise failures.unreachable(address.shown) from None
+
+    def _http_request(self, path: str, body: bytes) -> bytes:
+        address = self.address
+        head = [
+            f"POST {address.path}{path} HTTP/1.1",
+            f"Host: {address.netloc}",
+            f"User-Agent: mochi-server/{__version__}",
+            "Accept: application/x-ndjson",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        ]
+        if address.authorization:
+            head.append(f"Authorization: {address.authorization}")
+        return "\r\n".join([*head, "", ""]).encode("latin-1") + body

@@ -1,0 +1,112 @@
+"""Ollama's chat protocol, typed: what is sent to `/api/chat` and what comes back, one JSON line a chunk."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from mochi_server.domain.options import OptionValues
+
+Format = Literal["json"] | dict[str, Any]
+"""`json`, or a JSON schema."""
+
+Think = bool | Literal["low", "medium", "high", "max"]
+
+
+class WireMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One message of a request."""
+
+    role: str
+    content: str
+    tool_calls: list[Any] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The body of `/api/chat`. What is not set is not sent, so that Ollama's own defaults hold.
+
+    `truncate` is always sent as false: Ollama would otherwise cut a long history in silence.
+    """
+
+    model: str
+    messages: list[WireMessage]
+    truncate: Literal[False] | None = None
+    options: OptionValues | None = None
+    think: Think | None = None
+    format: Format | None = None
+    keep_alive: str | float | int | None = None
+
+
+class ChunkMessage(msgspec.Struct):
+    """What a chunk adds to the reply."""
+
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class Chunk(msgspec.Struct):
+    """One line of a reply. Durations are nanoseconds; a count that is zero is left out by Ollama.
+
+    The last line has `done`; a line with `error` ends a reply that failed after it began.
+    """
+
+    message: ChunkMessage | None = None
+    done: bool = False
+    done_reason: str | None = None
+    load_duration: int | None = None
+    prompt_eval_count: int | None = None
+    eval_count: int | None = None
+    eval_duration: int | None = None
+    error: str | None = None
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of an answer that is an error."""
+
+    error: str
+
+
+_encoder = msgspec.json.Encoder()
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_error_decoder = msgspec.json.Decoder(ErrorBody)
+
+
+def encode_request(request: ChatRequest) -> bytes:
+    """The request's body."""
+    return _encoder.encode(request)
+
+
+def decode_chunk(line: bytes) -> Chunk:
+    """One line of a reply. Raises ValueError for what is no chunk."""
+    try:
+        return _chunk_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def error_words(body: bytes) -> str:
+    """What Ollama says in the body of an error, in its own words."""
+    try:
+        return _error_decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "replace")
+
+
+def wire_message(message: Message) -> WireMessage:
+    """A message as Ollama is shown it. Thinking is not sent back; an interrupted reply is, as it stands."""
+    match message:
+        case SystemMessage():
+            return WireMessage(role="system", content=message.content)
+        case UserMessage():
+            return WireMessage(role="user", content=message.content)
+        case AssistantMessage():
+            return WireMessage(role="assistant", content=message.content, tool_calls=message.tool_calls)
+        case ToolMessage():
+            return WireMessage(
+                role="tool",
+                content=message.content,
+                tool_name=message.tool_name,
+                tool_call_id=message.tool_call_id,
+            )
