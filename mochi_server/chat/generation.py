@@ -1,0 +1,183 @@
+"""One running reply: its events, its subscribers, and how it is told to stop.
+
+Whoever subscribes gets every event from the first one on, at their own pace; nobody waits for anybody.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import anyio
+import msgspec
+
+from mochi_server.domain.context_window import context_window
+from mochi_server.domain.events import Done, ErrorEvent, Event, MessageComplete, event_json
+from mochi_server.domain.messages import AssistantMessage
+from mochi_server.errors import MochiError
+
+OnDisconnect = Literal["cancel", "continue"]
+StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "length"]
+Phase = Literal["waiting", "generating"]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One event of the log: its name and its data as one line of JSON."""
+
+    name: str
+    data: bytes
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a reply ended: the message that was saved, if one was, and the failure, if there was one."""
+
+    message: AssistantMessage | None = None
+    failure: MochiError | None = None
+
+
+class Generation:
+    """A reply from its start to its `done`, owned by the application and not by the request that asked for it.
+
+    `on_idle` is called when the last subscriber leaves a reply that is to be cancelled then.
+    """
+
+    def __init__(
+        self,
+        *,
+        generation_id: str,
+        session_id: str,
+        parent_id: str,
+        on_disconnect: OnDisconnect,
+        correlation_id: str,
+        began: float,
+        on_idle: Callable[["Generation"], None],
+    ) -> None:
+        self.id = generation_id
+        self.session_id = session_id
+        self.parent_id = parent_id
+        """The user message that is answered."""
+        self.on_disconnect: OnDisconnect = on_disconnect
+        self.correlation_id = correlation_id
+        self.began = began
+        self.phase: Phase = "waiting"
+        self.stop_reason: StopReason | None = None
+        self.outcome: Outcome | None = None
+        self.log: list[Entry] = []
+        self.upstream = anyio.CancelScope()
+        """Around everything that waits for Ollama; what saves the reply is outside of it."""
+        self._listeners = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._on_idle = on_idle
+        self._ended = asyncio.Event()
+
+    @property
+    def running(self) -> bool:
+        """Whether its `done` is still to come."""
+        return self.outcome is None
+
+    def age_ms(self) -> int:
+        """Milliseconds since it was asked for."""
+        return round((time.monotonic() - self.began) * 1000)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody listens to a reply that is only made for listeners."""
+        return self.on_disconnect == "cancel" and self._listeners == 0
+
+    def publish(self, events: list[Event]) -> None:
+        """Log the events and wake who waits for them."""
+        self.log.extend([Entry(event.name, event_json(event)) for event in events])
+        self._wake()
+
+    def finish(self, outcome: Outcome) -> None:
+        """Log the last events: the failure or the message that was saved, then `done`."""
+        status: Literal["complete", "interrupted", "error"] = "interrupted"
+        last: list[Event] = []
+        if outcome.failure is not None:
+            status = "error"
+            last.append(error_event(outcome.failure, self.correlation_id))
+        elif outcome.message is not None:
+            status = outcome.message.status
+            last.append(complete_event(outcome.message))
+        self.outcome = outcome
+        self.publish([*last, Done(session_id=self.session_id, generation_id=self.id, status=status)])
+        self._ended.set()
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask Ollama for no more. What has come is saved by the reply's own task; the first reason holds."""
+        if self.stop_reason is None and self.running:
+            self.stop_reason = reason
+            self.upstream.cancel()
+
+    async def ended(self) -> Outcome:
+        """Wait for the end, the save included."""
+        await self._ended.wait()
+        return self.outcome or Outcome()
+
+    def subscribe(self) -> "Subscription":
+        """Listen, from the first event on."""
+        self._listeners += 1
+        return Subscription(self)
+
+    async def _more_than(self, seen: int) -> None:
+        while len(self.log) == seen and self.running:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.discard(waiter)
+
+    def _left(self) -> None:
+        self._listeners -= 1
+        if self.abandoned and self.running:
+            self._on_idle(self)
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Subscription:
+    """One listener's place in a generation's events. Close it when the listener goes."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self._open = True
+
+    async def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
+        """All events in order, each once: those that are ready together, with the sequence number of the first."""
+        generation, seen = self.generation, 0
+        while generation.running or seen < len(generation.log):
+            if seen == len(generation.log):
+                await generation._more_than(seen)  # noqa: SLF001 - the two are one mechanism
+                continue
+            batch = generation.log[seen : seen + most]
+            yield seen + 1, batch
+            seen += len(batch)
+
+    def close(self) -> None:
+        """Leave. Leaving twice is leaving once."""
+        if self._open:
+            self._open = False
+            self.generation._left()  # noqa: SLF001 - as above
+
+
+def complete_event(message: AssistantMessage) -> MessageComplete:
+    """A saved message as a stream tells it."""
+    return MessageComplete(
+        message_id=message.message_id,
+        model=message.model,
+        eval_count=message.eval_count,
+        prompt_eval_count=message.prompt_eval_count,
+        done_reason=message.done_reason,
+        status=message.status,
+        stats=message.stats,
+        context_window=context_window(message),
+    )
+
+
+def error_event(error: MochiError, correlation_id: str) -> ErrorEvent:
+    """A failure as a stream tells it."""
+    return ErrorEvent(code=error.code, message=error.message, details=error.details, correlation_id=correlation_id)

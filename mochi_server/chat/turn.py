@@ -1,0 +1,172 @@
+"""The turn: a history goes to Ollama, events come out, a message is saved. Every endpoint's replies come this way."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+import msgspec
+
+from mochi_server.chat.generation import Generation, OnDisconnect, Outcome
+from mochi_server.chat.reply import ReplyInProgress
+from mochi_server.domain.clock import timestamp
+from mochi_server.domain.context_window import estimated_tokens, with_fixed_window
+from mochi_server.domain.history import newest_turns
+from mochi_server.domain.messages import AssistantMessage, Context, Message, Status
+from mochi_server.domain.options import OptionValues
+from mochi_server.domain.session import HistoryLimit, Session
+from mochi_server.errors import ContextOverflow, MochiError, ModelNotFound
+from mochi_server.ollama.catalog import Catalog
+from mochi_server.ollama.client import OllamaClient
+from mochi_server.ollama.wire import ChatRequest, Chunk, Format, Think, wire_message
+from mochi_server.store.sessions import SessionStore, new_id
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks a session for. No `message`: answer the last user message anew."""
+
+    message: str | None = None
+    think: Think | None = None
+    options: OptionValues = {}
+    format: Format | None = None
+    keep_alive: str | float | int | None = None
+    on_disconnect: OnDisconnect = "cancel"
+    history_limit: HistoryLimit = None
+
+
+class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Beyond this many characters or seconds a reply is not asked to go on."""
+
+    characters: int
+    seconds: float
+
+
+class Turn:
+    """One reply to the last message of `history`: what is sent, and what becomes of the answer."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        history: tuple[Message, ...],
+        ask: Ask,
+        store: SessionStore,
+        ollama: OllamaClient,
+        catalog: Catalog,
+        limits: ReplyLimits,
+    ) -> None:
+        self._store = store
+        self._ollama = ollama
+        self._catalog = catalog
+        self._limits = limits
+        self._message_index = len(history) - (session.system is None)
+        self._model = session.metadata.model
+        self._options = with_fixed_window(
+            {**(session.metadata.options or {}), **ask.options}, session.metadata.context_window_config
+        )
+        limit = ask.history_limit if ask.history_limit is not None else session.metadata.history_limit
+        sent = newest_turns(history, limit) if isinstance(limit, int) else history
+        self._sent = (*sent,) if session.system is None else (session.system, *sent)
+        self._context = Context(
+            window=self._options.get("num_ctx"),
+            messages_sent=len(self._sent),
+            messages_left_out=len(history) - len(sent),
+        )
+        self._request = ChatRequest(
+            model=self._model,
+            messages=[wire_message(message) for message in self._sent],
+            truncate=False,
+            options=self._options or None,
+            think=ask.think,
+            format=ask.format,
+            keep_alive=ask.keep_alive,
+        )
+
+    async def run(self, generation: Generation) -> Outcome:
+        """Relay the reply to the generation's subscribers, then save what came. Raises nothing but bugs."""
+        reply = ReplyInProgress(generation.began)
+        failure: MochiError | None = None
+        time_is_up = asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length")
+        with generation.upstream:
+            try:
+                async with self._ollama.chat(self._request) as stream:
+                    async for chunks in stream:
+                        self._take(chunks, reply, generation)
+            except MochiError as error:
+                failure = error
+        time_is_up.cancel()
+        if failure is not None:
+            failure = await self._explained(failure)
+        if not reply.begun and not reply.ended:
+            return Outcome(failure=failure)
+        return await self._saved(reply, generation, failure)
+
+    def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
+        now = time.monotonic()
+        events = [event for chunk in chunks for event in reply.add(chunk, now)]
+        if reply.begun:
+            generation.phase = "generating"
+        if events:
+            generation.publish(events)
+        if reply.characters > self._limits.characters:
+            generation.stop("length")
+
+    async def _saved(self, reply: ReplyInProgress, generation: Generation, failure: MochiError | None) -> Outcome:
+        status, done_reason = _ending(reply, generation, failure)
+        now = timestamp(datetime.now(UTC))
+        known = self._catalog.known(self._model)
+        message = reply.message(
+            message_id=new_id(),
+            timestamp=now,
+            model=self._model,
+            status=status,
+            done_reason=done_reason,
+            options=self._options or None,
+            context=self._context,
+            model_digest=known.digest if known else None,
+            now=time.monotonic(),
+        )
+        try:
+            session = await self._store.update(
+                generation.session_id, lambda session: session.answered(generation.parent_id, message, now)
+            )
+        except MochiError as error:
+            return Outcome(failure=error)
+        if failure is not None:
+            failure.details["message_id"] = message.message_id
+        saved = next((m for m in session.path if m.message_id == message.message_id), None)
+        return Outcome(message=saved if isinstance(saved, AssistantMessage) else message, failure=failure)
+
+    async def _explained(self, failure: MochiError) -> MochiError:
+        """The failure, with what can be found out about it."""
+        match failure:
+            case ModelNotFound():
+                return await self._catalog.explained(failure)
+            case ContextOverflow():
+                failure.details |= {
+                    "estimated_tokens": estimated_tokens(self._sent),
+                    "window": await self._window(),
+                    "model_limit": known.context_length if (known := self._catalog.known(self._model)) else None,
+                    "message_index": self._message_index,
+                }
+        return failure
+
+    async def _window(self) -> int | None:
+        """The window that the model is loaded with, where Ollama says so."""
+        try:
+            loaded = (await self._ollama.running()).models
+        except MochiError:
+            return self._context.window
+        names = {self._model, f"{self._model}:latest"}
+        return next((m.context_length for m in loaded if m.model in names), self._context.window)
+
+
+def _ending(reply: ReplyInProgress, generation: Generation, failure: MochiError | None) -> tuple[Status, str | None]:
+    """Status and done_reason: None where Ollama's own stands."""
+    if reply.ended:
+        return "complete", None
+    if generation.stop_reason == "length":
+        # As with Ollama's own limit: the reply ends there, and says why.
+        return "complete", "length"
+    if failure is not None:
+        return "interrupted", "error"
+    return "interrupted", generation.stop_reason
