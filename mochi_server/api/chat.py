@@ -1,0 +1,144 @@
+"""Chat: send a message, or answer anew; whole or as a stream, in a session or in a new one; and stop."""
+
+from typing import Annotated
+
+import anyio
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mochi_server.api.http import correlation_id, json_response, read_json, state
+from mochi_server.api.sessions import MessageLimit, ModelName, PromptText, check_length, new_session
+from mochi_server.api.sse import EventStream
+from mochi_server.chat.generation import OnDisconnect, Outcome, Subscription, complete_event
+from mochi_server.chat.turn import Ask
+from mochi_server.domain.options import Options
+from mochi_server.domain.session_file import message_json
+from mochi_server.errors import ValidationFailed
+from mochi_server.ollama.wire import Format, Think
+
+KeepAlive = Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
+class ChatRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of both forms of chat."""
+
+    message: Annotated[str, Meta(min_length=1)] | None = None
+    think: Think | None = None
+    options: Options | None = None
+    format: Format | None = None
+    images: list[str] | None = None
+    keep_alive: KeepAlive | None = None
+    on_disconnect: OnDisconnect | None = None
+    history_limit: MessageLimit | None = None
+
+
+class FirstChatRequest(ChatRequest, forbid_unknown_fields=True, kw_only=True):
+    """The body of the one-call forms, which make a session first."""
+
+    model: ModelName | None = None
+    system_prompt: PromptText | None = None
+
+
+class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of stop: with an id, only that reply is stopped."""
+
+    generation_id: str | None = None
+
+
+async def send(request: Request) -> Response:
+    """The whole reply to a message in a session."""
+    return await _whole(request, await _sent(request))
+
+
+async def stream(request: Request) -> Response:
+    """The reply to a message in a session, as a stream of events."""
+    return _stream(request, await _sent(request))
+
+
+async def send_first(request: Request) -> Response:
+    """The whole reply to the first message of a new session."""
+    return await _whole(request, await _sent_first(request))
+
+
+async def stream_first(request: Request) -> Response:
+    """The reply to the first message of a new session, as a stream of events."""
+    return _stream(request, await _sent_first(request))
+
+
+async def stop(request: Request) -> Response:
+    """End the running reply, keeping what it had."""
+    asked = await read_json(request, StopRequest, empty=StopRequest())
+    parts, session_id = state(request), request.path_params["session_id"]
+    await parts["store"].load(session_id)
+    return json_response(await parts["generations"].stop(session_id, asked.generation_id))
+
+
+async def _sent(request: Request) -> Subscription:
+    asked = await read_json(request, ChatRequest)
+    session_id = request.path_params["session_id"]
+    generations = state(request)["generations"]
+    return await generations.send(session_id, _ask(request, asked), correlation_id(request.scope))
+
+
+async def _sent_first(request: Request) -> Subscription:
+    asked = await read_json(request, FirstChatRequest)
+    ask = _ask(request, asked)
+    session = await new_session(request, model=asked.model, prompt=asked.system_prompt)
+    return await state(request)["generations"].send_first(session, ask, correlation_id(request.scope))
+
+
+def _ask(request: Request, asked: ChatRequest) -> Ask:
+    if asked.message is not None:
+        check_length(request, asked.message, "$.message")
+    if asked.images:
+        raise ValidationFailed("This version cannot take images yet. Leave `images` out.", {"path": "$.images"})
+    return Ask(
+        message=asked.message,
+        think=asked.think,
+        options=asked.options.values() if asked.options else {},
+        format=asked.format,
+        keep_alive=asked.keep_alive,
+        on_disconnect=asked.on_disconnect or state(request)["settings"].on_disconnect,
+        history_limit=asked.history_limit,
+    )
+
+
+def _stream(request: Request, subscription: Subscription) -> Response:
+    heartbeat = state(request)["settings"].heartbeat_seconds
+    return EventStream(subscription, heartbeat, _session_header(subscription))
+
+
+async def _whole(request: Request, subscription: Subscription) -> Response:
+    """Wait for the reply's end. A client that leaves stops listening, as with a stream."""
+    outcome = Outcome()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_until_gone, request, group.cancel_scope)
+            outcome = await subscription.generation.ended()
+            group.cancel_scope.cancel()
+    finally:
+        subscription.close()
+    if outcome.failure is not None:
+        raise outcome.failure
+    message = outcome.message
+    return json_response(
+        {
+            "session_id": subscription.generation.session_id,
+            "message": msgspec.Raw(message_json(message)) if message else None,
+            "tool_calls_executed": [],
+            "context_window": complete_event(message).context_window if message else None,
+        },
+        headers=_session_header(subscription),
+    )
+
+
+async def _until_gone(request: Request, waiting: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    waiting.cancel()
+
+
+def _session_header(subscription: Subscription) -> dict[str, str]:
+    return {"X-Session-Id": subscription.generation.session_id}

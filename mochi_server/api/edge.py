@@ -1,0 +1,85 @@
+"""The outermost layer: a correlation id for every request, one log line, and an answer to every exception."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mochi_server.api.http import CORRELATION_ID, as_mochi_error, error_response
+from mochi_server.errors import InternalError, MochiError
+from mochi_server.observability.logs import log, log_exception
+
+logger = logging.getLogger("mochi_server.request")
+
+HEAD_HEADERS = "mochi.head_headers"
+"""Where a request's scope holds the headers that layers below add to its answer."""
+
+UNWRAPPED_SEND = "mochi.unwrapped_send"
+"""Where it holds the server's own `send`: a stream's events need nothing of what wraps an answer's head."""
+
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+
+class Edge:
+    """Pure ASGI: wraps the head of an answer only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request to its end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        correlation = _correlation_id(scope)
+        added: list[tuple[bytes, bytes]] = [
+            (b"x-correlation-id", correlation.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        scope.update({CORRELATION_ID: correlation, HEAD_HEADERS: added, UNWRAPPED_SEND: send})
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *added]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except (MochiError, HTTPException) as error:
+            told = as_mochi_error(error) or InternalError()
+            if status == 0:
+                await error_response(told, correlation)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass  # it left in the middle of its own request: there is nobody to tell, and nothing went wrong
+        except Exception as error:  # noqa: BLE001 - a bug is told as one, without its stack
+            log_exception(logger, error, correlation)
+            if status == 0:
+                await error_response(InternalError(), correlation)(scope, receive, send_with_headers)
+        finally:
+            log(
+                logger,
+                logging.INFO,
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                duration_ms=round((time.monotonic() - began) * 1000, 1),
+                correlation_id=correlation,
+            )
+
+
+def _correlation_id(scope: Scope) -> str:
+    """The client's own where it sends one sane one, else a new one."""
+    sent = Headers(scope=scope).getlist("x-correlation-id")
+    if len(sent) == 1 and _SANE.match(sent[0]):
+        return sent[0]
+    return uuid.uuid4().hex

@@ -1,0 +1,167 @@
+"""Bodies in, answers out: decode a request, encode a response, and the one shape of every error."""
+
+import re
+from http import HTTPStatus
+from typing import Any, TypedDict, TypeVar, cast
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from mochi_server.chat.generations import Generations
+from mochi_server.domain.session import Session
+from mochi_server.errors import (
+    InternalError,
+    InvalidJson,
+    MethodNotAllowed,
+    MochiError,
+    NotFound,
+    PayloadTooLarge,
+    ValidationFailed,
+)
+from mochi_server.ollama.catalog import Catalog
+from mochi_server.ollama.client import OllamaClient
+from mochi_server.settings import Settings
+from mochi_server.store.sessions import SessionStore
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+_AT = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")
+_FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
+
+CORRELATION_ID = "mochi.correlation_id"
+"""Where a request's scope holds its correlation id."""
+
+
+class State(TypedDict):
+    """What the lifespan hands to every request."""
+
+    settings: Settings
+    store: SessionStore
+    ollama: OllamaClient
+    catalog: Catalog
+    generations: Generations
+
+
+def state(request: Request) -> State:
+    """The parts that the request's handler works with."""
+    return cast("State", request.scope["state"])
+
+
+def correlation_id(scope: Scope) -> str:
+    """The id that ties a request's log lines, errors and answer together."""
+    return cast("str", scope[CORRELATION_ID])
+
+
+async def read_json(request: Request, shape: type[_T], *, empty: _T | None = None) -> _T:
+    """The body as a `shape`. No body at all is `empty`, where the route allows it.
+
+    Raises PayloadTooLarge, InvalidJson, ValidationFailed.
+    """
+    body = await _read(request)
+    if not body and empty is not None:
+        return empty
+    decoder = _decoders.get(shape)
+    if decoder is None:
+        decoder = _decoders[shape] = msgspec.json.Decoder(shape)
+    try:
+        return cast("_T", decoder.decode(body))
+    except msgspec.ValidationError as error:
+        # A wrong field may stand before the place where the JSON itself breaks off.
+        _check_json(body)
+        raise _invalid(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(body, error) from None
+
+
+def invalid_parameter(name: str, message: str) -> ValidationFailed:
+    """A bad query parameter or header."""
+    return ValidationFailed(f"{name}: {message}", {"path": name})
+
+
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Anything that msgspec encodes, as JSON."""
+    return Response(_encoder.encode(content), status, headers, "application/json")
+
+
+def raw_response(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON that is encoded already."""
+    return Response(content, status, headers, "application/json")
+
+
+def etag(session: Session) -> dict[str, str]:
+    """The header that names a session's revision."""
+    return {"ETag": f'"{session.metadata.revision}"'}
+
+
+def error_response(error: MochiError, correlation: str) -> Response:
+    """An error outside of a stream."""
+    told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": correlation}
+    return json_response({"detail": {"error": told}}, error.status, error.headers)
+
+
+def as_mochi_error(error: Exception) -> MochiError | None:
+    """What a client is told of an exception: None for a bug."""
+    if isinstance(error, MochiError):
+        return error
+    if not isinstance(error, HTTPException):
+        return None
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NotFound("There is nothing at this path. The API lies under /api/v1.")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"This path takes {allowed}.", {"allow": allowed}, {"Allow": allowed})
+    return InternalError()
+
+
+async def _read(request: Request) -> bytes:
+    limit = state(request)["settings"].max_body_bytes
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The body is larger than {limit} bytes. Send less, or raise MOCHI_MAX_BODY_BYTES.", {"limit_bytes": limit}
+    )
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _not_json(body, error) from None
+
+
+def _not_json(body: bytes, error: Exception) -> InvalidJson:
+    if not body:
+        reason = "it is empty"
+    elif isinstance(error, UnicodeDecodeError):
+        reason = "it is not UTF-8"
+    elif isinstance(error, RecursionError):
+        reason = "it is nested too deep"
+    else:
+        reason = str(error)
+    return InvalidJson(f"The body is not JSON: {reason}.", {"reason": reason})
+
+
+def _invalid(told: str) -> ValidationFailed:
+    """What msgspec says, with the field that they are about as `details.path`."""
+    at = _AT.search(told)
+    path = at["path"] if at else "$"
+    if (field := _FIELD.search(told)) is not None:
+        path = f"{path}.{field['field']}"
+    reason = told[: at.start()] if at else told
+    return ValidationFailed(f"{reason[0].upper()}{reason[1:]}, at {path}.", {"path": path})

@@ -1,0 +1,377 @@
+"""Sessions: create, list, read, change, delete; their messages, tree and system prompt."""
+
+import base64
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mochi_server.api.http import (
+    etag,
+    invalid_parameter,
+    json_response,
+    raw_response,
+    read_json,
+    state,
+)
+from mochi_server.domain.clock import timestamp
+from mochi_server.domain.context_window import window_reason, with_fixed_window
+from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage
+from mochi_server.domain.options import Options
+from mochi_server.domain.session import Metadata, Session
+from mochi_server.domain.session_file import message_json, metadata_json
+from mochi_server.errors import InvalidMessageIndex, PayloadTooLarge, PromptNotFound, ValidationFailed
+from mochi_server.store.index import Place
+from mochi_server.store.sessions import new_id
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
+Label = Annotated[str, Meta(min_length=1, max_length=255)]
+Title = Annotated[str, Meta(max_length=500)]
+PromptText = Annotated[str, Meta(min_length=1)]
+MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
+PAGE_MOST = 1000
+_DEFAULT_TOOL_SETTINGS: dict[str, Any] = {"tools": [], "execution_policy": "always_confirm", "tool_policies": {}}
+Rewrite = Callable[[Session, str], Session]
+_INDEX = re.compile(r"-?[0-9]{1,9}\Z")
+
+
+class CreateSession(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /sessions`."""
+
+    model: ModelName | None = None
+    system_prompt: PromptText | None = None
+    system_prompt_source_file: Label | None = None
+    title: Title | None = None
+    session_id: Annotated[str, Meta(pattern="^[0-9a-f]{10}$")] | None = None
+    options: Options | None = None
+    history_limit: MessageLimit | None = None
+    tool_settings: dict[str, Any] | None = None
+    agent_settings: dict[str, Any] | None = None
+
+
+class WindowConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """`context_window_config`, as the earlier server's clients send it."""
+
+    dynamic_enabled: bool | UnsetType = UNSET
+    current_window: Annotated[int, Meta(ge=1, le=2**31 - 1)] | UnsetType | None = UNSET
+    manual_override: bool | UnsetType = UNSET
+    last_adjustment: Label | UnsetType | None = UNSET
+    adjustment_history: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | UnsetType = UNSET
+
+
+class ChangeSession(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The body of `PATCH /sessions/{id}`: only what is given is changed."""
+
+    model: ModelName | UnsetType = UNSET
+    title: Title | UnsetType | None = UNSET
+    options: Options | UnsetType | None = UNSET
+    history_limit: MessageLimit | UnsetType | None = UNSET
+    tool_settings: dict[str, Any] | UnsetType | None = UNSET
+    agent_settings: dict[str, Any] | UnsetType | None = UNSET
+    context_window_config: WindowConfig | UnsetType = UNSET
+
+
+class EditMessage(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /sessions/{id}/messages/{index}`."""
+
+    content: Annotated[str, Meta(min_length=1)]
+
+
+class SetSystemPrompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of `PUT /sessions/{id}/system-prompt`."""
+
+    content: PromptText | None = None
+    source_file: Label | None = None
+
+
+class SetHead(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /sessions/{id}/head`."""
+
+    message_id: str
+
+
+async def create(request: Request) -> Response:
+    """Make a session."""
+    asked = await read_json(request, CreateSession, empty=CreateSession())
+    session = await new_session(
+        request, model=asked.model, prompt=asked.system_prompt, source_file=asked.system_prompt_source_file
+    )
+    metadata = msgspec.structs.replace(
+        session.metadata,
+        session_id=asked.session_id or session.metadata.session_id,
+        title=asked.title,
+        options=asked.options.values() if asked.options else None,
+        history_limit=asked.history_limit,
+        tool_settings=_DEFAULT_TOOL_SETTINGS if asked.tool_settings is None else asked.tool_settings,
+        agent_settings={"enabled_agents": []} if asked.agent_settings is None else asked.agent_settings,
+    )
+    saved = await state(request)["store"].create(msgspec.structs.replace(session, metadata=metadata))
+    location = f"/api/v1/sessions/{saved.metadata.session_id}"
+    return raw_response(metadata_json(saved.metadata), 201, {"Location": location, **etag(saved)})
+
+
+async def list_sessions(request: Request) -> Response:
+    """The sessions, newest first."""
+    query = request.query_params
+    if "q" in query:
+        raise invalid_parameter("q", "this version cannot search yet")
+    page = state(request)["store"].page(_limit(query.get("limit")), _place(query.get("cursor")), query.get("model"))
+    return json_response(
+        {
+            "sessions": page.sessions,
+            "next_cursor": _cursor(page.more) if page.more else None,
+            "total": page.total,
+            "damaged": page.damaged,
+        }
+    )
+
+
+async def read(request: Request) -> Response:
+    """One session with its messages."""
+    return session_response(await _shown(request))
+
+
+async def change(request: Request) -> Response:
+    """Change a session's metadata; a running reply goes on as it was asked for."""
+    asked = await read_json(request, ChangeSession)
+    parts = state(request)
+    session_id = request.path_params["session_id"]
+    session = await parts["store"].load(session_id)
+    changes: dict[str, Any] = {k: v for k, v in msgspec.to_builtins(asked).items() if k != "context_window_config"}
+    if asked.model is not UNSET:
+        changes["model"] = await parts["catalog"].choose(asked.model)
+    window = {} if asked.context_window_config is UNSET else msgspec.to_builtins(asked.context_window_config)
+    if changes or window:
+        session = await parts["store"].update(session_id, lambda current: _changed(current, changes, window))
+    return raw_response(metadata_json(session.metadata), headers=etag(session))
+
+
+async def delete(request: Request) -> Response:
+    """Delete a session; a running reply is stopped first."""
+    parts, session_id = state(request), request.path_params["session_id"]
+    await parts["store"].load(session_id)
+    async with parts["generations"].changing(session_id, ending=True):
+        await parts["store"].delete(session_id)
+    return Response(status_code=204)
+
+
+async def read_messages(request: Request) -> Response:
+    """The active path."""
+    session = await _shown(request)
+    return raw_response(b'{"messages":' + _array(session.messages) + b"}", headers=etag(session))
+
+
+async def edit_message(request: Request) -> Response:
+    """Say a user message differently; what followed it leaves the active path."""
+    asked = await read_json(request, EditMessage)
+    check_length(request, asked.content, "$.content")
+    index = _index(request)
+    saved = await _rewritten(request, lambda s, now: s.edit(index, asked.content, new_id(), now))
+    return json_response(
+        {
+            "session_id": saved.metadata.session_id,
+            "message_index": index,
+            "message_count": saved.metadata.message_count,
+            "message": msgspec.Raw(message_json(saved.messages[index])),
+        },
+        headers=etag(saved),
+    )
+
+
+async def truncate(request: Request) -> Response:
+    """Take a message and all after it off the active path."""
+    index = _index(request)
+    saved = await _rewritten(request, lambda s, now: s.truncate(index, now))
+    told = {"session_id": saved.metadata.session_id, "message_count": saved.metadata.message_count}
+    return json_response(told, headers=etag(saved))
+
+
+async def read_tree(request: Request) -> Response:
+    """Every message that was ever on a path."""
+    session = await _shown(request)
+    head = msgspec.json.encode(session.head.message_id if session.head else None)
+    return raw_response(b'{"messages":' + _array(session.tree()) + b',"head":' + head + b"}", headers=etag(session))
+
+
+async def set_head(request: Request) -> Response:
+    """Make another branch the active path."""
+    asked = await read_json(request, SetHead)
+    return session_response(await _rewritten(request, lambda s, now: s.with_head(asked.message_id, now)))
+
+
+async def set_system_prompt(request: Request) -> Response:
+    """Give the session a system prompt; the one before is kept among the detached messages."""
+    asked = await read_json(request, SetSystemPrompt)
+    content = _prompt_text(request, asked.content, asked.source_file)
+    if content is None:
+        raise ValidationFailed("Say the system prompt's text in `content`.", {"path": "$.content"})
+
+    def with_prompt(session: Session, now: str) -> Session:
+        return session.with_system(_system_message(content, asked.source_file, now), now)
+
+    saved = await _rewritten(request, with_prompt)
+    return json_response(
+        {"content": content, "source_file": asked.source_file, "message_index": 0}, headers=etag(saved)
+    )
+
+
+async def remove_system_prompt(request: Request) -> Response:
+    """Go on without a system prompt."""
+    saved = await _rewritten(request, lambda s, now: s if s.system is None else s.with_system(None, now))
+    return Response(status_code=204, headers=etag(saved))
+
+
+async def read_status(request: Request) -> Response:
+    """What the session is set to, and what goes on in it."""
+    session = await _shown(request)
+    metadata = session.metadata
+    generation = state(request)["generations"].running(metadata.session_id)
+    tool_settings = metadata.tool_settings or _DEFAULT_TOOL_SETTINGS
+    running = generation and {
+        "generation_id": generation.id,
+        "phase": generation.phase,
+        "age_ms": generation.age_ms(),
+    }
+    return json_response(
+        {
+            "session_id": metadata.session_id,
+            "model": metadata.model,
+            "message_count": metadata.message_count,
+            "context_window": _window_status(request, session),
+            # Kept as they were given, but nothing acts on them until tools and agents exist.
+            "tools_enabled": False,
+            "active_tools": [],
+            "execution_policy": tool_settings.get("execution_policy", "always_confirm"),
+            "agents_enabled": False,
+            "enabled_agents": [],
+            "system_prompt_file": session.system.source_file if session.system else None,
+            "summary": metadata.summary,
+            "summary_model": metadata.summary_model,
+            "generation": running,
+        },
+        headers=etag(session),
+    )
+
+
+async def new_session(
+    request: Request, *, model: str | None, prompt: str | None, source_file: str | None = None
+) -> Session:
+    """A session that is not saved yet. Raises ModelNotFound, and what asking Ollama raises."""
+    content = _prompt_text(request, prompt, source_file)
+    now = timestamp(datetime.now(UTC))
+    metadata = Metadata(
+        session_id=new_id(),
+        model=await state(request)["catalog"].choose(model),
+        created_at=now,
+        updated_at=now,
+        tool_settings=_DEFAULT_TOOL_SETTINGS,
+        agent_settings={"enabled_agents": []},
+    )
+    session = Session(metadata=metadata)
+    return session if content is None else session.with_system(_system_message(content, source_file, now), now)
+
+
+def session_response(session: Session) -> Response:
+    """A session as clients get it: the metadata's fields, and beside them the messages."""
+    body = metadata_json(session.metadata)[:-1] + b',"messages":' + _array(session.messages) + b"}"
+    return raw_response(body, headers=etag(session))
+
+
+def check_length(request: Request, text: str, path: str) -> None:
+    """Raise PayloadTooLarge for a message over the limit."""
+    limit = state(request)["settings"].max_message_chars
+    if len(text) > limit:
+        raise PayloadTooLarge(
+            f"The text has {len(text)} characters, {limit} are allowed. Send less, or raise MOCHI_MAX_MESSAGE_CHARS.",
+            {"path": path, "limit_characters": limit},
+        )
+
+
+async def _shown(request: Request) -> Session:
+    parts = state(request)
+    return parts["generations"].shown(await parts["store"].load(request.path_params["session_id"]))
+
+
+async def _rewritten(request: Request, rewrite: Rewrite) -> Session:
+    """The session with its history changed and saved. Raises SessionBusy while a reply is being generated."""
+    parts, session_id = state(request), request.path_params["session_id"]
+    async with parts["generations"].changing(session_id):
+        session = await parts["store"].load(session_id)
+        changed = rewrite(session, timestamp(datetime.now(UTC)))
+        return session if changed is session else await parts["store"].save(changed)
+
+
+def _changed(session: Session, changes: dict[str, Any], window: dict[str, Any]) -> Session:
+    if window:
+        changes = {**changes, "context_window_config": {**(session.metadata.context_window_config or {}), **window}}
+    return session.with_metadata(timestamp(datetime.now(UTC)), **changes)
+
+
+def _prompt_text(request: Request, content: str | None, source_file: str | None) -> str | None:
+    """The text of a system prompt. A file name without a text names a prompt file."""
+    if content is not None:
+        check_length(request, content, "$.content")
+    elif source_file is not None:
+        raise PromptNotFound(
+            f"There is no system prompt file {source_file!r}. Send the prompt's text; the name is then its label.",
+            {"filename": source_file},
+        )
+    return content
+
+
+def _system_message(content: str, source_file: str | None, now: str) -> SystemMessage:
+    return SystemMessage(content=content, message_id=new_id(), timestamp=now, source_file=source_file)
+
+
+def _window_status(request: Request, session: Session) -> dict[str, Any]:
+    metadata = session.metadata
+    config = metadata.context_window_config or {}
+    fixed = with_fixed_window(metadata.options or {}, config).get("num_ctx")
+    model = state(request)["catalog"].known(metadata.model)
+    last = next((m for m in reversed(session.path) if isinstance(m, AssistantMessage)), None)
+    return {
+        "dynamic_enabled": config.get("dynamic_enabled", True),
+        "current_window": fixed,
+        "usage_tokens": (last.prompt_eval_count or 0) + (last.eval_count or 0) if last else 0,
+        "reason": window_reason(fixed),
+        "model_max_context": model.context_length if model else None,
+        "manual_override": config.get("manual_override", False),
+    }
+
+
+def _array(messages: Iterable[Message]) -> bytes:
+    return b"[" + b",".join([message_json(message) for message in messages]) + b"]"
+
+
+def _index(request: Request) -> int:
+    text = request.path_params["index"]
+    if not _INDEX.match(text):
+        raise InvalidMessageIndex(f"{text[:40]!r} is no message's index: they count from 0.", {"index": text[:40]})
+    return int(text)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return PAGE_MOST
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= PAGE_MOST:
+        raise invalid_parameter("limit", f"{text[:40]!r} is not a number from 1 to {PAGE_MOST}")
+    return int(text)
+
+
+def _cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode("\n".join(place).encode()).decode()
+
+
+def _place(cursor: str | None) -> Place | None:
+    if cursor is None:
+        return None
+    try:
+        updated_at, session_id = base64.b64decode(cursor, b"-_", validate=True).decode().split("\n")
+    except ValueError:
+        raise invalid_parameter("cursor", "it is not the next_cursor of an earlier answer") from None
+    return updated_at, session_id

@@ -1,0 +1,47 @@
+"""create_app: builds the parts, owns their lifetimes, hands them to the routes."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from mochi_server.api.application import Application, application
+from mochi_server.api.http import State
+from mochi_server.chat.generations import Generations
+from mochi_server.chat.turn import ReplyLimits
+from mochi_server.ollama.address import parse_address
+from mochi_server.ollama.catalog import Catalog
+from mochi_server.ollama.client import Limits, OllamaClient
+from mochi_server.ollama.demo import demo_standin
+from mochi_server.settings import Settings
+from mochi_server.store.sessions import SessionStore
+
+
+def create_app(settings: Settings, store: SessionStore) -> Application:
+    """The application over a sessions folder that was taken; it lets go of the folder when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: Application) -> AsyncIterator[State]:
+        async with AsyncExitStack() as stack:
+            stack.callback(store.close)
+            await store.open()
+            address = settings.ollama
+            if settings.demo:
+                standin = await stack.enter_async_context(demo_standin())
+                address = parse_address(standin.url)
+            ollama = OllamaClient(address, _limits(settings))
+            stack.push_async_callback(ollama.close)
+            catalog = Catalog(ollama, settings.model)
+            generations = Generations(store, ollama, catalog, _reply_limits(settings), settings.disconnect_grace)
+            stack.push_async_callback(generations.drain, 0)
+            yield State(settings=settings, store=store, ollama=ollama, catalog=catalog, generations=generations)
+
+    return application(settings, lifespan)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        connect=settings.connect_timeout, first_token=settings.first_token_timeout, token=settings.token_timeout
+    )
+
+
+def _reply_limits(settings: Settings) -> ReplyLimits:
+    return ReplyLimits(characters=settings.max_reply_chars, seconds=settings.max_reply_seconds)
