@@ -16,8 +16,13 @@ from mochi_server.domain.clock import timestamp
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# These print chat text or addresses with their debug or info lines.
-_HELD_BACK = {"sse_starlette": logging.INFO, "httpx": logging.WARNING, "httpcore": logging.WARNING}
+# These print chat text, addresses, or what interests only who mends them.
+_HELD_BACK = {
+    "sse_starlette": logging.INFO,
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,
+    "uvicorn": logging.WARNING,
+}
 
 
 def configure(level: LogLevel, log_format: LogFormat) -> None:
