@@ -121,6 +121,7 @@ async def _whole(request: Request, subscription: Subscription) -> Response:
     finally:
         subscription.close()
     if outcome.failure is not None:
+        outcome.failure.headers.update(_session_header(subscription))
         raise outcome.failure
     message = outcome.message
     return json_response(

@@ -6,11 +6,10 @@ import time
 import uuid
 
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mochi_server.api.http import CORRELATION_ID, as_mochi_error, error_response
+from mochi_server.api.http import CORRELATION_ID, error_response
 from mochi_server.errors import InternalError, MochiError
 from mochi_server.observability.logs import log, log_exception
 
@@ -54,10 +53,10 @@ class Edge:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except (MochiError, HTTPException) as error:
-            told = as_mochi_error(error) or InternalError()
-            if status == 0:
-                await error_response(told, correlation)(scope, receive, send_with_headers)
+        except MochiError as error:
+            if status:
+                raise  # too late to tell the client; a connection that breaks off says so
+            await error_response(error, correlation)(scope, receive, send_with_headers)
         except ClientDisconnect:
             pass  # it left in the middle of its own request: there is nobody to tell, and nothing went wrong
         except Exception as error:  # noqa: BLE001 - a bug is told as one, without its stack

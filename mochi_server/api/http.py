@@ -1,11 +1,9 @@
 """Bodies in, answers out: decode a request, encode a response, and the one shape of every error."""
 
 import re
-from http import HTTPStatus
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -13,11 +11,8 @@ from starlette.types import Scope
 from mochi_server.chat.generations import Generations
 from mochi_server.domain.session import Session
 from mochi_server.errors import (
-    InternalError,
     InvalidJson,
-    MethodNotAllowed,
     MochiError,
-    NotFound,
     PayloadTooLarge,
     ValidationFailed,
 )
@@ -101,20 +96,6 @@ def error_response(error: MochiError, correlation: str) -> Response:
     """An error outside of a stream."""
     told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": correlation}
     return json_response({"detail": {"error": told}}, error.status, error.headers)
-
-
-def as_mochi_error(error: Exception) -> MochiError | None:
-    """What a client is told of an exception: None for a bug."""
-    if isinstance(error, MochiError):
-        return error
-    if not isinstance(error, HTTPException):
-        return None
-    if error.status_code == HTTPStatus.NOT_FOUND:
-        return NotFound("There is nothing at this path. The API lies under /api/v1.")
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"This path takes {allowed}.", {"allow": allowed}, {"Allow": allowed})
-    return InternalError()
 
 
 async def _read(request: Request) -> bytes:

@@ -1,12 +1,14 @@
 """Every route, in one table."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from mochi_server.api import chat, health, models, sessions
+from mochi_server.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -38,16 +40,30 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 )
 
 
+class Methods:
+    """One path's handlers, by method. Raises MethodNotAllowed, naming all that there are."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = {**handlers, "HEAD": handlers["GET"]} if "GET" in handlers else dict(handlers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request to this path."""
+        handler = self._handlers.get(scope["method"])
+        if handler is None:
+            allowed = ", ".join(sorted(self._handlers))
+            raise MethodNotAllowed(f"This path takes {allowed}.", {"allow": allowed}, {"Allow": allowed})
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
 def routes() -> list[Route]:
-    """The table for Starlette: one route a path, so that a 405 names all its methods."""
+    """The table for Starlette: one route a path."""
     by_path: dict[str, dict[str, Handler]] = {}
     for method, path, handler in ROUTES:
         by_path.setdefault(path, {})[method] = handler
-    return [Route(path, _endpoint(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
+    return [Route(path, Methods(handlers)) for path, handlers in by_path.items()]
 
 
-def _endpoint(handlers: dict[str, Handler]) -> Handler:
-    async def endpoint(request: Request) -> Response:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
-
-    return endpoint
+async def nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Every other path."""
+    raise NotFound("There is nothing at this path. The API lies under /api/v1.")

@@ -88,9 +88,7 @@ class Turn:
         time_is_up = asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length")
         with generation.upstream:
             try:
-                async with self._ollama.chat(self._request) as stream:
-                    async for chunks in stream:
-                        self._take(chunks, reply, generation)
+                await self._ollama.chat(self._request, lambda chunks: self._take(chunks, reply, generation))
             except MochiError as error:
                 failure = error
         time_is_up.cancel()

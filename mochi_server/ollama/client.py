@@ -6,8 +6,7 @@ else.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import anyio
@@ -18,7 +17,7 @@ import ollama
 from mochi_server import __version__
 from mochi_server.ollama import failures
 from mochi_server.ollama.address import Address
-from mochi_server.ollama.stream import ChatStream
+from mochi_server.ollama.stream import ChatStream, Sink
 from mochi_server.ollama.wire import ChatRequest, encode_request
 
 _T = TypeVar("_T")
@@ -58,18 +57,23 @@ class OllamaClient:
         await self._calls.close()  # type: ignore[no-untyped-call]  # the package left its type out
         await self._http.aclose()
 
-    @asynccontextmanager
-    async def chat(self, request: ChatRequest) -> AsyncIterator[ChatStream]:
-        """Ask for a reply. Leaving the context closes the connection, which stops the generation.
+    async def chat(self, request: ChatRequest, sink: Sink) -> None:
+        """Ask for a reply and hand its chunks to `sink` as they come; return after the last one.
 
-        Raises OllamaUnreachable, OllamaTimeout; the stream raises what comes later.
+        To cancel it is to close the connection, which stops the generation. Raises OllamaUnreachable, OllamaTimeout,
+        and what Ollama answers in place of a reply, or breaks it off with.
         """
         limits = self._limits
-        message = self._http_request("/api/chat", encode_request(request))
-        stream = ChatStream(message, request.model, limits.first_token, limits.token)
+        stream = ChatStream(
+            self._http_request("/api/chat", encode_request(request)),
+            request.model,
+            sink,
+            first_token_timeout=limits.first_token,
+            token_timeout=limits.token,
+        )
         try:
             await self._connect(stream)
-            yield stream
+            await stream.ended()
         finally:
             stream.close()
 
