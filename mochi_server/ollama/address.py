@@ -40,7 +40,7 @@ def parse_address(text: str) -> Address:
     if not separator:
         scheme, rest = "http", text
     elif scheme not in _PORTS:
-        raise ValueError(f"{scheme}:// is not http:// or https://")
+        raise ValueError("it begins neither with http:// nor with https://")
     netloc, _, path = rest.partition("/")
     credentials, _, hostport = netloc.rpartition("@")
     host, port = _split(hostport, _PORTS[scheme] if separator else 11434)
@@ -61,20 +61,29 @@ def _split(hostport: str, default_port: int) -> tuple[str, int]:
     if not colon:
         return hostport, default_port
     if not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 65535:
-        raise ValueError(f"{port!r} is not a port")
+        raise ValueError("its port is not a number from 1 to 65535")
     return host.strip("[]"), int(port)
 
 
 def _reachable(host: str) -> str:
-    if any(c.isspace() or c in "/?#@" for c in host):
-        raise ValueError(f"{host!r} is not a host name")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host or "127.0.0.1"
+        return _name(host) or "127.0.0.1"
     if address.is_unspecified:
         return "127.0.0.1" if address.version == 4 else "::1"
     return str(address)
+
+
+def _name(host: str) -> str:
+    """A host name that can be looked up. Raises ValueError; without quoting it, for it may hold half a password."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is not a host name") from None
+    if any(c.isspace() or c in "/?#@:[]" for c in host):
+        raise ValueError("its host is not a host name")
+    return host
 
 
 def _basic(credentials: str) -> str:

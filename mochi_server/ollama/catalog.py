@@ -13,13 +13,17 @@ import ollama
 from mochi_server.errors import MochiError, ModelNotFound, OllamaUnreachable
 from mochi_server.ollama import failures
 from mochi_server.ollama.client import OllamaClient
+from mochi_server.ollama.shared import SharedCall
 
 SHOWN_AT_ONCE = 8
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model. `context_length` is the model's own limit in tokens, None where Ollama does not say."""
+    """One model. `context_length` is the model's own limit in tokens.
+
+    Both it and `capabilities` are None where Ollama did not say.
+    """
 
     name: str
     size_mb: float
@@ -27,14 +31,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     family: str
     parameter_size: str
     quantization_level: str
-    capabilities: tuple[str, ...]
+    capabilities: tuple[str, ...] | None
     context_length: int | None
     digest: str = ""
     modified_at: datetime = _BEGINNING
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    capabilities: tuple[str, ...]
+    capabilities: tuple[str, ...] | None
     context_length: int | None
 
 
@@ -46,6 +50,7 @@ class Catalog:
         self._default = default_model
         self._shown: dict[str, _Shown] = {}
         self._models: dict[str, Model] = {}
+        self._refresh = SharedCall(self._look)
 
     def known(self, name: str) -> Model | None:
         """The model as it was last seen, without asking."""
@@ -54,7 +59,7 @@ class Catalog:
     async def models(self) -> list[Model]:
         """The completion-capable models, newest first, as Ollama has them now."""
         await self._refresh()
-        able = [m for m in self._models.values() if "completion" in m.capabilities]
+        able = [m for m in self._models.values() if m.capabilities is None or "completion" in m.capabilities]
         return sorted(able, key=lambda m: (m.modified_at, m.name), reverse=True)
 
     async def find(self, name: str) -> Model:
@@ -92,12 +97,12 @@ class Catalog:
         Ollama to refuse.
         """
         model = self.known(name)
-        if model is None or capability not in model.capabilities:
+        if model is None or model.capabilities is None or capability not in model.capabilities:
             try:
                 model = await self.find(name)
             except MochiError:
                 return
-        if capability not in model.capabilities:
+        if model.capabilities is not None and capability not in model.capabilities:
             raise failures.capability_missing(name, capability)
 
     async def explained(self, error: ModelNotFound) -> ModelNotFound:
@@ -113,9 +118,9 @@ class Catalog:
         error.details["available"] = sorted(self._models)
         return error
 
-    async def _refresh(self) -> None:
+    async def _look(self) -> None:
         tags = [tag for tag in (await self._client.tags()).models if tag.model]
-        shown: dict[str, _Shown] = {}
+        shown: dict[str, _Shown | None] = {}
         limiter = anyio.CapacityLimiter(SHOWN_AT_ONCE)
 
         async def look(tag: ollama.ListResponse.Model) -> None:
@@ -125,18 +130,18 @@ class Catalog:
         async with anyio.create_task_group() as group:
             for tag in tags:
                 group.start_soon(look, tag)
-        # Only what is there now: what was removed from Ollama is not kept.
-        self._shown = shown
+        # Only what is there now, and only answers: a model that could not be looked at is asked for again.
+        self._shown = {key: seen for key, seen in shown.items() if seen is not None}
         self._models = {str(tag.model): _model(tag, shown[_key(tag)]) for tag in tags}
 
-    async def _show(self, tag: ollama.ListResponse.Model) -> _Shown:
+    async def _show(self, tag: ollama.ListResponse.Model) -> _Shown | None:
         if (known := self._shown.get(_key(tag))) is not None:
             return known
         try:
             answer = await self._client.show(str(tag.model))
         except MochiError:
-            # Removed meanwhile, or broken: it is listed by Ollama, so not hidden, but nothing is promised of it.
-            return _Shown((), None)
+            # Removed meanwhile, or a hiccup. Ollama lists it, so it is not hidden; what it can do is not known.
+            return None
         info = answer.modelinfo or {}
         length = info.get(f"{info.get('general.architecture')}.context_length")
         # Servers from before capabilities were told had no other kind that could be listed apart.
@@ -153,7 +158,7 @@ def _key(tag: ollama.ListResponse.Model) -> str:
     return f"{tag.model} {tag.digest}"
 
 
-def _model(tag: ollama.ListResponse.Model, shown: _Shown) -> Model:
+def _model(tag: ollama.ListResponse.Model, shown: _Shown | None) -> Model:
     details = tag.details
     return Model(
         name=str(tag.model),
@@ -162,8 +167,8 @@ def _model(tag: ollama.ListResponse.Model, shown: _Shown) -> Model:
         family=(details and details.family) or "",
         parameter_size=(details and details.parameter_size) or "",
         quantization_level=(details and details.quantization_level) or "",
-        capabilities=shown.capabilities,
-        context_length=shown.context_length,
+        capabilities=shown.capabilities if shown else None,
+        context_length=shown.context_length if shown else None,
         digest=tag.digest or "",
         modified_at=tag.modified_at or _BEGINNING,
     )

@@ -17,6 +17,7 @@ import ollama
 from mochi_server import __version__
 from mochi_server.ollama import failures
 from mochi_server.ollama.address import Address
+from mochi_server.ollama.shared import SharedCall
 from mochi_server.ollama.stream import ChatStream, Sink
 from mochi_server.ollama.wire import ChatRequest, encode_request
 
@@ -51,6 +52,7 @@ class OllamaClient:
             host=address.shown, headers=headers, timeout=timeout, verify=verify, follow_redirects=False, trust_env=False
         )
         self._http = httpx.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False)
+        self._version = SharedCall(self._ask_version)
 
     async def close(self) -> None:
         """Close what is kept open between calls."""
@@ -79,7 +81,7 @@ class OllamaClient:
 
     async def version(self) -> str:
         """Ollama's version."""
-        return await self._call(self._version())
+        return await self._version()
 
     async def tags(self) -> ollama.ListResponse:
         """The models that Ollama has."""
@@ -93,7 +95,10 @@ class OllamaClient:
         """The models that are loaded, with the window that each has."""
         return await self._call(self._calls.ps())
 
-    async def _version(self) -> str:
+    async def _ask_version(self) -> str:
+        return await self._call(self._get_version())
+
+    async def _get_version(self) -> str:
         # The `ollama` package has no call for it.
         answer = await self._http.get(f"{self.address.shown}/api/version")
         if answer.status_code != 200:
@@ -113,8 +118,10 @@ class OllamaClient:
             with anyio.fail_after(self._limits.connect):
                 await loop.create_connection(lambda: stream, address.host, address.port, ssl=self._tls)
         except TimeoutError:
-            raise failures.timed_out("no answer to our connection", self._limits.connect) from None
-        except OSError:
+            raise failures.timed_out("take our connection", self._limits.connect, "MOCHI_CONNECT_TIMEOUT") from None
+        except ssl.SSLError:
+            raise failures.no_tls(address.shown) from None
+        except (OSError, UnicodeError):
             raise failures.unreachable(address.shown) from None
 
     def _http_request(self, path: str, body: bytes) -> bytes:

@@ -24,6 +24,7 @@ WORDS_KEPT = 500
 """How many characters of Ollama's own words go into a message."""
 
 _INCAPABLE = re.compile(r"does not support (thinking|vision|tools)")
+_POSSIBLE_NAME = re.compile(r"[\w.:/-]{1,200}\Z", re.ASCII)
 _NO_MODEL = re.compile(r"model .* not found", re.DOTALL)
 _REFUSALS_UNDER_500 = ("invalid format", "invalid JSON schema", 'option "')
 
@@ -40,28 +41,28 @@ def refusal(status: int, words: str, model: str, retry_after: str | None = None)
         )
     if status == 400 and "exceeds the context length" in words:
         return ContextOverflow(
-            "The history does not fit the model's context window, and nothing is ever cut from it in silence. Shorten "
-            "or truncate the history, or give the session a larger options.num_ctx.",
+            "The history does not fit the model's context window, and nothing is ever cut from it in silence.",
             {"ollama": words},
         )
     if status == 400 and (incapable := _INCAPABLE.search(words)):
         return capability_missing(model, incapable[1])
     if status == 400 or (status == 500 and words.startswith(_REFUSALS_UNDER_500)):
-        return OllamaRejected(f"Ollama refused the request: {words}", told)
-    return OllamaFailed(f"Ollama answered with status {status} instead of a reply: {words or 'no words'}", told)
+        return OllamaRejected(f"Ollama refused the request: {words}. Change what it names, and try again.", told)
+    return OllamaFailed(
+        f"Ollama answered with status {status}: {words or 'no words'}. Its log may say more; try again.", told
+    )
 
 
 def broken_off(words: str) -> MochiError:
     """A reply that ended before its end, in these words."""
     words = words.strip()[:WORDS_KEPT]
-    return OllamaFailed(f"Ollama broke the reply off: {words}. What had come is kept; try again.", {"ollama": words})
+    return OllamaFailed(f"Ollama broke the reply off: {words}. Try again with `message: null`.", {"ollama": words})
 
 
 def model_not_found(model: str) -> ModelNotFound:
     """Ollama does not have this model."""
-    return ModelNotFound(
-        f"Ollama does not have the model {model!r}. Get it with: ollama pull {model}", {"model": model}
-    )
+    name = model if _POSSIBLE_NAME.match(model) else "NAME"
+    return ModelNotFound(f"Ollama does not have the model {model!r}. Get it with: ollama pull {name}", {"model": model})
 
 
 def capability_missing(model: str, capability: str) -> CapabilityMissing:
@@ -80,9 +81,19 @@ def unreachable(host: str) -> OllamaUnreachable:
     )
 
 
-def timed_out(what: str, seconds: float) -> OllamaTimeout:
-    """`what` did not happen within its limit."""
-    return OllamaTimeout(f"Ollama sent {what} within {seconds:g} s.", {"limit_seconds": seconds})
+def no_tls(host: str) -> OllamaUnreachable:
+    """Something answers there, but not over TLS, or with a certificate that is not trusted."""
+    return OllamaUnreachable(
+        f"No secure connection to {host} could be made. Is its certificate valid, or should it be http://?",
+        {"ollama_host": host},
+    )
+
+
+def timed_out(what: str, seconds: float, setting: str) -> OllamaTimeout:
+    """Ollama did not do `what` within the limit that `setting` sets."""
+    return OllamaTimeout(
+        f"Ollama did not {what} within {seconds:g} s. Try again, or raise {setting}.", {"limit_seconds": seconds}
+    )
 
 
 Failed = ollama.ResponseError | httpx.HTTPError | OSError | ValueError
@@ -94,11 +105,16 @@ def failed_call(error: Failed, host: str, model: str = "") -> MochiError:
         case ollama.ResponseError():
             return refusal(error.status_code, error.error, model)
         case httpx.TimeoutException() | TimeoutError():
-            return OllamaTimeout(f"Ollama at {host} did not answer in time.", {"ollama_host": host})
+            return OllamaTimeout(f"Ollama at {host} did not answer in time. Try again.", {"ollama_host": host})
+        case httpx.ConnectError() if "SSL" in str(error):
+            return no_tls(host)
         case httpx.ConnectError() | OSError():
             return unreachable(host)
         case _:
-            return OllamaFailed(f"What answers at {host} does not speak Ollama's protocol.", {"ollama_host": host})
+            return OllamaFailed(
+                f"What answers at {host} does not speak Ollama's protocol. Is it the right address?",
+                {"ollama_host": host},
+            )
 
 
 def _seconds(retry_after: str | None) -> str:

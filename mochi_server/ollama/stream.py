@@ -78,19 +78,21 @@ class ChatStream(asyncio.Protocol):
         self._begun = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail(failures.broken_off("what it sent is not HTTP"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail(failures.broken_off("what it sent is no HTTP answer"))
         if self._chunks:
             chunks, self._chunks = self._chunks, []
-            self._sink(chunks)
+            try:
+                self._sink(chunks)
+            except Exception as bug:  # noqa: BLE001 - it is raised again where the end is waited for
+                self._failure = bug
+                self.close()
         if self._over:
             self._tell_end()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the face of the loss does not matter
         """A connection that goes before the last chunk has broken the reply off."""
-        if exc is not None and not isinstance(exc, OSError):
-            self._fail(exc)  # raised by our own sink: a bug, and told as one
-        elif self._status not in {0, 200}:
+        if self._status not in {0, 200}:
             self._refused()
         self._fail(failures.broken_off("the connection was closed before the reply's end"))
         self._tell_end()
@@ -167,9 +169,10 @@ class ChatStream(asyncio.Protocol):
     def _watch(self) -> None:
         """Look when the limit could be over, instead of arming a timer anew for each chunk."""
         limit = self._token_timeout if self._begun else self._first_token_timeout
+        missing, setting = ("a further token", "TOKEN") if self._begun else ("its first token", "FIRST_TOKEN")
         left = self._heard + limit - self._loop.time()
         if left > 0:
             self._watchdog = self._loop.call_later(left, self._watch)
             return
-        self._fail(failures.timed_out("no further token" if self._begun else "no first token", limit))
+        self._fail(failures.timed_out(f"send {missing}", limit, f"MOCHI_{setting}_TIMEOUT"))
         self._tell_end()

@@ -1,0 +1,38 @@
+"""One call for all who ask at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class SharedCall(Generic[_T]):
+    """Runs `call` at most once at a time; who asks meanwhile gets the same answer, or the same exception.
+
+    Nobody who leaves cancels it: httpx loses a connection of its pool with many a cancelled request, and with the
+    last one the pool is stuck for good.
+    """
+
+    def __init__(self, call: Callable[[], Awaitable[_T]]) -> None:
+        self._call = call
+        self._task: asyncio.Task[_T] | None = None
+
+    async def __call__(self) -> _T:
+        """The answer of the call that runs, or of a new one."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task.add_done_callback(_retrieve)
+        return await asyncio.shield(self._task)
+
+    async def _run(self) -> _T:
+        try:
+            return await self._call()
+        finally:
+            self._task = None
+
+
+def _retrieve(task: "asyncio.Task[object]") -> None:
+    """Take the exception, so that asyncio does not complain when all who asked have left."""
+    if not task.cancelled():
+        task.exception()
