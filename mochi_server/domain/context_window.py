@@ -25,7 +25,8 @@ def with_fixed_window(options: OptionValues, config: Mapping[str, Any] | None) -
     """
     config = config or {}
     window = config.get("current_window")
-    if config.get("manual_override") is True and isinstance(window, int) and "num_ctx" not in options:
+    fixed = config.get("manual_override") is True and isinstance(window, int) and not isinstance(window, bool)
+    if fixed and "num_ctx" not in options:
         return {**options, "num_ctx": window}
     return options
 

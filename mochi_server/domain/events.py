@@ -67,13 +67,17 @@ Event = ContentDelta | ThinkingDelta | MessageComplete | ErrorEvent | Done
 
 _json = msgspec.json.Encoder()
 
-# Line ends to Unicode, not to SSE; clients that split with their language's idea of a line break on them.
+# Line ends to Unicode, not to JSON or SSE; who splits with their language's idea of a line breaks on them.
 _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 def event_json(event: Event) -> bytes:
-    """The event's data as one line of JSON, one line to any client."""
-    data = _json.encode(event)
+    """The event's data as one line of JSON."""
+    return one_line(_json.encode(event))
+
+
+def one_line(data: bytes) -> bytes:
+    """Compact JSON with every character escaped that anybody takes for the end of a line."""
     for separator, escaped in _LINE_SEPARATORS:
         if separator in data:
             data = data.replace(separator, escaped)

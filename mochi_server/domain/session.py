@@ -63,7 +63,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     def tree(self) -> tuple[Message, ...]:
         """Every message that was ever on a path: the active one first, then the detached. No system prompts."""
-        return (*self.path, *(m for m in self.detached if not isinstance(m, SystemMessage)))
+        # What was a prompt never had a parent; a system message from within a path does.
+        return (*self.path, *(m for m in self.detached if not isinstance(m, SystemMessage) or m.parent_id is not None))
 
     def last_user(self) -> UserMessage | None:
         """The newest user message of the active path."""
@@ -74,7 +75,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         spoken = (m for m in reversed(self.path) if isinstance(m, UserMessage | AssistantMessage) and m.content)
         newest = next(spoken, None)
         # The slice bounds the work on a message of a million characters.
-        return "" if newest is None else " ".join(newest.content[:2000].split())[:120].rstrip()
+        return "" if newest is None else " ".join(newest.content.lstrip()[:2000].split())[:120].rstrip()
 
     def append(self, message: Message, now: str) -> "Session":
         """The session with a message that follows its head."""
@@ -137,7 +138,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         active = {m.message_id for m in path}
         off = tuple(m for m in self.path if m.message_id not in active)
         detached = (*(m for m in self.detached if m.message_id not in active), *off)
-        return self._changed(now, path=tuple(path), detached=detached)
+        return self._changed(now, path=chained(path), detached=detached)
 
     def with_system(self, system: SystemMessage | None, now: str) -> "Session":
         """Another system prompt, or none; the old one is kept among the detached messages."""
@@ -192,6 +193,17 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
             path=path,
             detached=self.detached if detached is None else detached,
         )
+
+
+def chained(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """A path with parent ids that say so: who moves or removes a message by hand need not know of them."""
+    parent: str | None = None
+    path: list[Message] = []
+    for message in messages:
+        right = message if message.parent_id == parent else msgspec.structs.replace(message, parent_id=parent)
+        path.append(right)
+        parent = message.message_id
+    return tuple(path)
 
 
 def _newest_leaf(tree: Iterable[Message], top: Message) -> Message:

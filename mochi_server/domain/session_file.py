@@ -8,15 +8,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mochi_server.domain.json_depth import DEEPEST_FILE, is_deeper_than
 from mochi_server.domain.messages import (
     AssistantMessage,
+    Context,
     Message,
     MessageBase,
+    Stats,
     SystemMessage,
     ToolMessage,
     UserMessage,
 )
-from mochi_server.domain.session import FORMAT_VERSION, Metadata, Session
+from mochi_server.domain.session import FORMAT_VERSION, Metadata, Session, chained
 
 _ROLES: dict[str, type[Message]] = {
     "system": SystemMessage,
@@ -24,6 +27,8 @@ _ROLES: dict[str, type[Message]] = {
     "assistant": AssistantMessage,
     "tool": ToolMessage,
 }
+_NESTED: dict[str, type[msgspec.Struct]] = {"context": Context, "stats": Stats}
+_TOO_DEEP = "it is nested too deep"
 _PARTS = ("metadata", "messages", "detached")
 _json = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -77,16 +82,21 @@ def decode(data: bytes) -> Session:
 
 
 def _session(raw: dict[str, Any]) -> Session:
+    if is_deeper_than(raw, DEEPEST_FILE):
+        raise DamagedFile(_TOO_DEEP)
     version = raw["metadata"].get("format_version") if isinstance(raw.get("metadata"), dict) else None
     if version != FORMAT_VERSION:
         shown = repr(version[:16]) if isinstance(version, str) else "none"
         raise DamagedFile(f"its format_version is {shown}, this server reads {FORMAT_VERSION!r}")
-    metadata = _known(raw["metadata"], Metadata)
+    try:
+        metadata = _known(raw["metadata"], Metadata)
+    except msgspec.ValidationError as error:
+        raise DamagedFile(f"metadata: {_unquoted(error)}") from None
     messages = [_message(m, f"messages[{i}]") for i, m in enumerate(_list(raw, "messages"))]
-    detached = [_message(m, f"detached[{i}]") for i, m in enumerate(_list(raw, "detached"))]
+    detached = [_message(m, f"detached[{i}]") for i, m in enumerate(_list(raw, "detached", []))]
     _check_ids([*messages, *detached])
     system = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
-    path = _chained(messages if system is None else messages[1:])
+    path = chained(messages if system is None else messages[1:])
     return Session(
         metadata=msgspec.structs.replace(metadata, message_count=len(messages)),
         system=system,
@@ -101,16 +111,19 @@ def _message(raw: object, place: str) -> Message:
     if not isinstance(raw, dict) or not isinstance(role, str) or role not in _ROLES:
         raise DamagedFile(f"{place} is no message: its role is not one of {', '.join(_ROLES)}")
     try:
-        return _known(raw, _ROLES[role])
+        return _known(raw, _ROLES[role], "role")
     except msgspec.ValidationError as error:
-        raise DamagedFile(f"{place}: {error}") from None
+        raise DamagedFile(f"{place}: {_unquoted(error)}") from None
 
 
-def _known(raw: dict[str, Any], kind: type[_T]) -> _T:
+def _known(raw: dict[str, Any], kind: type[_T], *tags: str) -> _T:
     """The raw object as a `kind`, with what it does not know set aside."""
-    fields = {f for f in kind.__struct_fields__ if f != "unknown"}
-    unknown = {k: v for k, v in raw.items() if k not in fields and k != "role"}
-    known = {k: v for k, v in raw.items() if k in fields or k == "role"}
+    fields = {*kind.__struct_fields__, *tags} - {"unknown"}
+    unknown = {k: v for k, v in raw.items() if k not in fields}
+    known = {k: v for k, v in raw.items() if k in fields}
+    for name, inner in _NESTED.items():
+        if name in fields and isinstance(known.get(name), dict):
+            unknown |= _only({name: {k: v for k, v in known[name].items() if k not in inner.__struct_fields__}})
     value = msgspec.convert(known, kind)
     return msgspec.structs.replace(value, unknown=unknown) if unknown else value
 
@@ -118,12 +131,19 @@ def _known(raw: dict[str, Any], kind: type[_T]) -> _T:
 def _with_unknown(value: Metadata | MessageBase, unknown: dict[str, Any] | msgspec.UnsetType) -> bytes:
     if unknown is msgspec.UNSET:
         return _json.encode(value)
-    known = _json.encode(msgspec.structs.replace(value, unknown=msgspec.UNSET))
-    return known[:-1] + b"," + _json.encode(unknown)[1:]
+    told: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(value, unknown=msgspec.UNSET))
+    for name, more in unknown.items():
+        told[name] = {**told[name], **more} if name in told else more
+    return _json.encode(told)
 
 
-def _list(raw: dict[str, Any], part: str) -> list[object]:
-    value = raw.get(part, [])
+def _only(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those that hold anything."""
+    return {name: part for name, part in parts.items() if part}
+
+
+def _list(raw: dict[str, Any], part: str, absent: list[object] | None = None) -> list[object]:
+    value = raw.get(part, absent)
     if not isinstance(value, list):
         raise DamagedFile(f"its {part} are not a list")
     return value
@@ -137,21 +157,18 @@ def _check_ids(messages: list[Message]) -> None:
         seen.add(message.message_id)
 
 
-def _chained(messages: list[Message]) -> tuple[Message, ...]:
-    """The active path with parent ids that say so: who moves a message by hand need not know of them."""
-    parent: str | None = None
-    path: list[Message] = []
-    for message in messages:
-        if message.parent_id != parent:
-            message = msgspec.structs.replace(message, parent_id=parent)  # noqa: PLW2901 - the mended one goes on
-        path.append(message)
-        parent = message.message_id
-    return tuple(path)
+def _unquoted(error: msgspec.ValidationError) -> str:
+    """What msgspec says, without the value that it may quote: that may be anything people said."""
+    told = str(error)
+    if told.startswith("Invalid"):
+        place = told.rfind(" - at `$")
+        return "Invalid value" + (told[place:] if place >= 0 else "")
+    return told
 
 
 def _reason(data: bytes, error: Exception) -> str:
     if not data:
         return "the file is empty"
     if isinstance(error, msgspec.ValidationError):
-        return str(error)
-    return "nested too deep" if isinstance(error, RecursionError) else "it is not JSON, or cut short"
+        return _unquoted(error)
+    return _TOO_DEEP if isinstance(error, RecursionError) else "it is not JSON, or cut short"

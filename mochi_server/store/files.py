@@ -41,22 +41,28 @@ def storage_error(error: OSError) -> MochiError:
 
 def make_folder(folder: Path) -> None:
     """The folder and its parents, closed to other users where it is new."""
-    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
-def replace(path: Path, data: bytes, scratch: Path) -> None:
-    """Put `data` at `path`, durably, in place of what was there.
+def replace(path: Path, data: bytes, scratch: Path) -> os.stat_result:
+    """Put `data` at `path`, durably, in place of what was there; the status of what is there now.
 
     `scratch` is a folder on the same disk for the file while it is written.
     """
     with _written(data, scratch) as written:
+        # Before anybody else can reach it: a change by hand right after is to be seen as one.
+        status = written.stat()
         written.replace(path)
     _sync_folder(path.parent)
+    return status
 
 
-def create(path: Path, data: bytes, scratch: Path) -> None:
-    """Put `data` at `path`, durably. Raises FileExistsError where anything is there already."""
+def create(path: Path, data: bytes, scratch: Path) -> os.stat_result:
+    """As `replace`, where nothing is there. Raises FileExistsError where anything is."""
     with _written(data, scratch) as written:
+        status = written.stat()
         try:
             os.link(written, path)
         except OSError as error:
@@ -65,6 +71,7 @@ def create(path: Path, data: bytes, scratch: Path) -> None:
             # Not every file system has hard links. The folder's lock makes us its only writer.
             written.replace(path)
     _sync_folder(path.parent)
+    return status
 
 
 def remove(path: Path) -> None:
@@ -76,7 +83,8 @@ def remove(path: Path) -> None:
 def sweep(scratch: Path) -> None:
     """Remove what a killed process left half written."""
     for leftover in scratch.glob(f"*{_LEFTOVER}"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -103,7 +111,7 @@ class FolderLock:
 
     def __init__(self, path: Path) -> None:
         # Open for as long as the process holds the folder.
-        self._file: IO[bytes] = path.open("a+b")
+        self._file: IO[bytes] = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, FILE_MODE), "a+b")
         try:
             _lock(self._file)
         except OSError:

@@ -8,24 +8,30 @@ import asyncio
 import os
 import re
 import secrets
+import stat
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import msgspec
 
 from mochi_server.domain import session_file
 from mochi_server.domain.session import Session
-from mochi_server.errors import SessionDamaged, SessionExists, SessionNotFound
+from mochi_server.errors import MochiError, SessionDamaged, SessionExists, SessionNotFound
 from mochi_server.store import files
 from mochi_server.store.index import Damaged, Index, Place, Summary, summarize
 
 ID = re.compile(r"[0-9a-f]{10}\Z")
 CACHE_BYTES = 64 * 1024 * 1024
 """How much of the session files may be held decoded, counted by their size on disk."""
+
+
+_T = TypeVar("_T")
+Write = Callable[[Path, bytes, Path], os.stat_result]
 
 
 def new_id() -> str:
@@ -55,6 +61,14 @@ class _Cached(msgspec.Struct, frozen=True):
     session: Session
 
 
+class _Hold:
+    """One session while anybody works with it: its lock, and how often it was written or removed meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.changes = 0
+
+
 class SessionStore:
     """Loads, saves, lists and deletes sessions. One process at a time: first `take` the folder, then `open` it."""
 
@@ -64,7 +78,7 @@ class SessionStore:
         self._index = Index()
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._cached_bytes = 0
-        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._holds: weakref.WeakValueDictionary[str, _Hold] = weakref.WeakValueDictionary()
         self._folder_lock: files.FolderLock | None = None
 
     def take(self) -> None:
@@ -91,10 +105,8 @@ class SessionStore:
     @asynccontextmanager
     async def locked(self, session_id: str) -> AsyncIterator[None]:
         """Hold one session: what is loaded inside is still so when it is saved inside."""
-        lock = self._locks.get(session_id)
-        if lock is None:
-            lock = self._locks[session_id] = asyncio.Lock()
-        async with lock:
+        hold = self._hold(session_id)  # by name: it lives as long as somebody has it
+        async with hold.lock:
             yield
 
     async def load(self, session_id: str) -> Session:
@@ -103,22 +115,23 @@ class SessionStore:
         Raises SessionNotFound, SessionDamaged, StorageUnavailable.
         """
         path = self._path(session_id)
+        hold = self._hold(session_id)
+        changes = hold.changes
         cached = self._cache.get(session_id)
+        found: _Cached | MochiError
         try:
             found = await anyio.to_thread.run_sync(_read, path, cached)
         except (FileNotFoundError, NotADirectoryError):
-            self._forget(session_id)
-            raise SessionNotFound(session_id) from None
+            found = SessionNotFound(session_id)
         except session_file.DamagedFile as error:
-            self._forget(session_id)
-            self._index.put_damaged(session_id, str(error))
-            raise SessionDamaged(session_id, str(error)) from None
+            found = SessionDamaged(session_id, str(error))
         except OSError as error:
             raise files.storage_error(error) from None
-        if found is not cached:
-            self._remember(found)
-        else:
-            self._cache.move_to_end(session_id)
+        # What was read before a save or a delete that came meanwhile says nothing about now.
+        if hold.changes == changes:
+            self._note(session_id, found, cached)
+        if isinstance(found, MochiError):
+            raise found
         return found.session
 
     async def create(self, session: Session) -> Session:
@@ -126,10 +139,11 @@ class SessionStore:
 
         Raises SessionExists where anything has its id, StorageFull, StorageUnavailable.
         """
+        session_id = session.metadata.session_id
         try:
-            return await self._write(session, files.create)
+            async with self.locked(session_id):
+                return await self._write(session, files.create)
         except FileExistsError:
-            session_id = session.metadata.session_id
             raise SessionExists(
                 f"There is a session {session_id} already. Leave session_id out to have one made.",
                 {"session_id": session_id},
@@ -147,27 +161,20 @@ class SessionStore:
     async def delete(self, session_id: str) -> None:
         """Remove the session durably. Raises as `load` does: a damaged file is not ours to delete."""
         await self.load(session_id)
-        try:
-            await anyio.to_thread.run_sync(files.remove, self._path(session_id))
-        except FileNotFoundError:
-            raise SessionNotFound(session_id) from None
-        except OSError as error:
-            raise files.storage_error(error) from None
-        finally:
-            self._forget(session_id)
+        await _to_its_end(self._remove(session_id))
 
-    def page(self, limit: int, after: Place | None, model: str | None) -> Page:
+    def page(self, limit: int, after: Place | None = None, matches: Callable[[Summary], bool] = bool) -> Page:
         """Up to `limit` sessions behind the place `after`, newest first; `total` counts all that match."""
         sessions: list[Summary] = []
         more: Place | None = None
         for summary in self._index.newest_first(after):
-            if model is not None and summary.model != model:
+            if not matches(summary):
                 continue
             if len(sessions) == limit:
                 more = (sessions[-1].updated_at, sessions[-1].session_id)
                 break
             sessions.append(summary)
-        total = sum(1 for s in self._index.newest_first() if model is None or s.model == model)
+        total = sum(1 for summary in self._index.newest_first() if matches(summary))
         return Page(sessions=sessions, more=more, total=total, damaged=self._index.damaged())
 
     def _path(self, session_id: str) -> Path:
@@ -189,23 +196,53 @@ class SessionStore:
         except OSError as error:
             return f"it cannot be read: {os.strerror(error.errno or 0)}"
 
-    async def _write(self, session: Session, write: Callable[[Path, bytes, Path], None]) -> Session:
+    async def _write(self, session: Session, write: Write) -> Session:
         path = self._path(session.metadata.session_id)
 
         def work() -> _Cached:
             sealed, data = session_file.sealed(session)
-            write(path, data, self._inner)
-            return _Cached(_stamp(path.stat()), sealed)
+            return _Cached(_stamp(write(path, data, self._inner)), sealed)
+
+        async def written() -> Session:
+            cached = await anyio.to_thread.run_sync(work)
+            self._hold(session.metadata.session_id).changes += 1
+            self._remember(cached)
+            return cached.session
 
         try:
-            # Not abandoned when the caller is cancelled: memory must learn what the disk holds.
-            cached = await anyio.to_thread.run_sync(work)
+            return await _to_its_end(written())
         except FileExistsError:
             raise
         except OSError as error:
             raise files.storage_error(error) from None
-        self._remember(cached)
-        return cached.session
+
+    async def _remove(self, session_id: str) -> None:
+        try:
+            await anyio.to_thread.run_sync(files.remove, self._path(session_id))
+        except FileNotFoundError:
+            raise SessionNotFound(session_id) from None
+        except OSError as error:
+            raise files.storage_error(error) from None
+        self._hold(session_id).changes += 1
+        self._forget(session_id)
+
+    def _hold(self, session_id: str) -> _Hold:
+        hold = self._holds.get(session_id)
+        if hold is None:
+            hold = self._holds[session_id] = _Hold()
+        return hold
+
+    def _note(self, session_id: str, found: _Cached | MochiError, cached: _Cached | None) -> None:
+        """Bring memory up to date with what was just read."""
+        if isinstance(found, _Cached):
+            if found is not cached:
+                self._remember(found)
+            elif session_id in self._cache:
+                self._cache.move_to_end(session_id)
+            return
+        self._forget(session_id)
+        if isinstance(found, SessionDamaged):
+            self._index.put_damaged(session_id, found.details["reason"])
 
     def _remember(self, cached: _Cached) -> None:
         session_id = cached.session.metadata.session_id
@@ -225,15 +262,28 @@ class SessionStore:
             self._cached_bytes -= old.stamp.size
 
 
+async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do this to its end even when the caller is cancelled: memory must learn what the disk holds, and the session's
+    lock is not let go of before.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
 def _stamp(status: os.stat_result) -> _Stamp:
     return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _read(path: Path, cached: _Cached | None) -> _Cached:
     """The file's session: the cached one where the file is as it was. Raises OSError, DamagedFile."""
-    if path.is_symlink() or path.is_dir():
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
         raise session_file.DamagedFile("it is not a plain file")
-    stamp = _stamp(path.stat())
+    stamp = _stamp(status)
     if cached is not None and cached.stamp == stamp:
         return cached
     session = session_file.decode(path.read_bytes())
