@@ -5,7 +5,7 @@ Whoever subscribes gets every event from the first one on, at their own pace; no
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import anyio
@@ -38,7 +38,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Generation:
     """A reply from its start to its `done`, owned by the application and not by the request that asked for it.
 
-    `on_idle` is called when the last subscriber leaves a reply that is to be cancelled then.
+    One that is only made for its listeners is stopped when the last of them has been away for `grace` seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Generation:
         on_disconnect: OnDisconnect,
         correlation_id: str,
         began: float,
-        on_idle: Callable[["Generation"], None],
+        grace: float,
     ) -> None:
         self.id = generation_id
         self.session_id = session_id
@@ -67,7 +67,8 @@ class Generation:
         """Around everything that waits for Ollama; what saves the reply is outside of it."""
         self._listeners = 0
         self._waiting: set[asyncio.Future[None]] = set()
-        self._on_idle = on_idle
+        self._grace = grace
+        self._leaving: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
 
     @property
@@ -100,6 +101,7 @@ class Generation:
             status = outcome.message.status
             last.append(complete_event(outcome.message))
         self.outcome = outcome
+        self._forget_leaving()
         self.publish([*last, Done(session_id=self.session_id, generation_id=self.id, status=status)])
         self._ended.set()
 
@@ -117,6 +119,7 @@ class Generation:
     def subscribe(self) -> "Subscription":
         """Listen, from the first event on."""
         self._listeners += 1
+        self._forget_leaving()
         return Subscription(self)
 
     async def _more_than(self, seen: int) -> None:
@@ -131,7 +134,12 @@ class Generation:
     def _left(self) -> None:
         self._listeners -= 1
         if self.abandoned and self.running:
-            self._on_idle(self)
+            self._leaving = asyncio.get_running_loop().call_later(self._grace, self.stop, "disconnected")
+
+    def _forget_leaving(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
 
     def _wake(self) -> None:
         for waiter in self._waiting:

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 import anyio
 import msgspec
 
-from mochi_server.chat.generation import Generation, Outcome, StopReason, Subscription
+from mochi_server.chat.generation import Generation, Outcome, Subscription
 from mochi_server.chat.turn import Ask, ReplyLimits, Turn
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.messages import UserMessage
 from mochi_server.domain.session import Session
+from mochi_server.domain.session_file import sealed
 from mochi_server.errors import EmptyHistory, InternalError, SessionBusy, ShuttingDown
 from mochi_server.observability.logs import log_exception
 from mochi_server.ollama.catalog import Catalog
@@ -64,17 +65,21 @@ class Generations:
         generation = self._running.get(session.metadata.session_id)
         if generation is None or generation.phase != "generating":
             return session
-        return session.taken_back_to(generation.parent_id)
+        view = session.taken_back_to(generation.parent_id)
+        # Another content under another revision, though no file has it.
+        return view if view is session else sealed(view)[0]
 
     async def send(self, session_id: str, ask: Ask, correlation_id: str) -> Subscription:
         """Begin a reply in a session, the user's message durably saved before Ollama is asked.
 
         Raises what loading and saving raise, and SessionBusy, EmptyHistory, CapabilityMissing, ShuttingDown.
         """
+        # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
+        self.check_free(session_id)
+        await self._check(_with_question(await self._store.load(session_id), ask), ask)
         async with self.changing(session_id):
             session = await self._store.load(session_id)
             asked = _with_question(session, ask)
-            await self._check(asked, ask)
             if asked is not session:
                 asked = await self._store.save(asked)
             return self._begin(asked, ask, correlation_id)
@@ -82,9 +87,22 @@ class Generations:
     async def send_first(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
         """As `send`, in a session that is made with its first message in one save."""
         self._refuse_when_closing()
+        if ask.message is None:
+            raise EmptyHistory("A session begins with a message. Send one in `message`.")
         asked = _with_question(session, ask)
         await self._check(asked, ask)
         return self._begin(await self._store.create(asked), ask, correlation_id)
+
+    def check_free(self, session_id: str) -> None:
+        """Raise SessionBusy where `changing` would, ShuttingDown where it would."""
+        self._refuse_when_closing()
+        generation = self._running.get(session_id)
+        if generation is not None and not generation.abandoned:
+            raise SessionBusy(
+                "A reply is being generated in this session. Wait for its end, or stop it with "
+                f"POST /api/v1/chat/{session_id}/stop.",
+                {"generation_id": generation.id, "session_id": session_id},
+            )
 
     @asynccontextmanager
     async def changing(self, session_id: str, *, ending: bool = False) -> AsyncIterator[None]:
@@ -94,8 +112,11 @@ class Generations:
         any other, ShuttingDown.
         """
         while True:
-            self._refuse_when_closing()
-            await self._make_way(session_id, ending=ending)
+            if not ending:
+                self.check_free(session_id)
+            if (generation := self._running.get(session_id)) is not None:
+                generation.stop("stopped" if ending else "superseded")
+                await generation.ended()
             async with self._store.locked(session_id):
                 # While we waited for the session, another request may have begun a reply.
                 if session_id not in self._running:
@@ -105,6 +126,10 @@ class Generations:
     async def stop(self, session_id: str, generation_id: str | None) -> Stopped:
         """Stop the session's running reply and wait until it is saved. Another id than its own stops nothing."""
         generation = self._running.get(session_id)
+        if generation is None:
+            # A reply whose question is being saved right now is as good as running.
+            async with self._store.locked(session_id):
+                generation = self._running.get(session_id)
         if generation is None or generation_id not in {None, generation.id}:
             return Stopped(stopped=False)
         generation.stop("stopped")
@@ -116,7 +141,13 @@ class Generations:
         )
 
     async def drain(self, seconds: float) -> None:
-        """Take no new work; let running replies finish for this long, then save them as they are."""
+        """Take no new work; let running replies finish for this long, then save them as they are.
+
+        A second call waits for what the first one began.
+        """
+        if self._closing:
+            await self._all_ended()
+            return
         self._closing = True
         with anyio.move_on_after(seconds):
             await self._all_ended()
@@ -137,7 +168,7 @@ class Generations:
             on_disconnect=ask.on_disconnect,
             correlation_id=correlation_id,
             began=time.monotonic(),
-            on_idle=self._await_return,
+            grace=self._grace,
         )
         turn = Turn(
             session=session,
@@ -149,6 +180,9 @@ class Generations:
             limits=self._limits,
         )
         self._running[session_id] = generation
+        if self._closing:
+            # Its question was being saved when the stop came.
+            generation.stop("shutdown")
         task = asyncio.get_running_loop().create_task(self._run(generation, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -163,23 +197,6 @@ class Generations:
         # Before `done` goes out: who has seen it may send the next message at once.
         del self._running[generation.session_id]
         generation.finish(outcome)
-
-    async def _make_way(self, session_id: str, *, ending: bool) -> None:
-        generation = self._running.get(session_id)
-        if generation is None:
-            return
-        if not ending and not generation.abandoned:
-            raise SessionBusy(
-                "A reply is being generated in this session. Wait for its end, or stop it with "
-                f"POST /api/v1/chat/{session_id}/stop.",
-                {"generation_id": generation.id, "session_id": session_id},
-            )
-        reason: StopReason = "stopped" if ending else "superseded"
-        generation.stop(reason)
-        await generation.ended()
-
-    def _await_return(self, generation: Generation) -> None:
-        asyncio.get_running_loop().call_later(self._grace, _stop_if_abandoned, generation)
 
     async def _check(self, session: Session, ask: Ask) -> None:
         if ask.think:
@@ -211,11 +228,6 @@ def _with_question(session: Session, ask: Ask) -> Session:
         return session
     now = timestamp(datetime.now(UTC))
     return session.append(UserMessage(content=ask.message, message_id=new_id(), timestamp=now), now)
-
-
-def _stop_if_abandoned(generation: Generation) -> None:
-    if generation.abandoned:
-        generation.stop("disconnected")
 
 
 def _ended_by_itself(outcome: Outcome) -> bool:

@@ -14,9 +14,10 @@ from mochi_server.domain.history import newest_turns
 from mochi_server.domain.messages import AssistantMessage, Context, Message, Status
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
-from mochi_server.errors import ContextOverflow, MochiError, ModelNotFound
+from mochi_server.errors import ContextOverflow, MochiError, ModelNotFound, ShuttingDown
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
+from mochi_server.ollama.failures import timed_out
 from mochi_server.ollama.wire import ChatRequest, Chunk, Format, Think, wire_message
 from mochi_server.store.sessions import SessionStore, new_id
 
@@ -86,17 +87,16 @@ class Turn:
         reply = ReplyInProgress(generation.began)
         failure: MochiError | None = None
         time_is_up = asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length")
-        with generation.upstream:
-            try:
+        try:
+            with generation.upstream:
                 await self._ollama.chat(self._request, lambda chunks: self._take(chunks, reply, generation))
-            except MochiError as error:
-                failure = error
-        time_is_up.cancel()
-        if failure is not None:
-            failure = await self._explained(failure)
-        if not reply.begun and not reply.ended:
-            return Outcome(failure=failure)
-        return await self._saved(reply, generation, failure)
+        except MochiError as error:
+            failure = await self._explained(error)
+        finally:
+            time_is_up.cancel()
+        if reply.begun or reply.ended:
+            return await self._saved(reply, generation, failure)
+        return Outcome(failure=failure or self._why_nothing_came(generation))
 
     def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
         now = time.monotonic()
@@ -130,6 +130,7 @@ class Turn:
         except MochiError as error:
             return Outcome(failure=error)
         if failure is not None:
+            failure.message += " What had come is kept."
             failure.details["message_id"] = message.message_id
         saved = next((m for m in session.path if m.message_id == message.message_id), None)
         return Outcome(message=saved if isinstance(saved, AssistantMessage) else message, failure=failure)
@@ -140,13 +141,26 @@ class Turn:
             case ModelNotFound():
                 return await self._catalog.explained(failure)
             case ContextOverflow():
+                known = self._catalog.known(self._model)
+                window, limit = await self._window(), known.context_length if known else None
                 failure.details |= {
                     "estimated_tokens": estimated_tokens(self._sent),
-                    "window": await self._window(),
-                    "model_limit": known.context_length if (known := self._catalog.known(self._model)) else None,
+                    "window": window,
+                    "model_limit": limit,
                     "message_index": self._message_index,
                 }
+                larger = "" if window is not None and window == limit else " or ask for a larger options.num_ctx,"
+                failure.message += f" Edit or truncate the history,{larger} or choose a model with a larger window."
         return failure
+
+    def _why_nothing_came(self, generation: Generation) -> MochiError | None:
+        """The failure that it is when we ended a reply before its first token; a stop that was asked for is none."""
+        match generation.stop_reason:
+            case "shutdown":
+                return ShuttingDown()
+            case "length":
+                return timed_out("send its first token", self._limits.seconds, "MOCHI_MAX_REPLY_SECONDS")
+        return None
 
     async def _window(self) -> int | None:
         """The window that the model is loaded with, where Ollama says so."""
