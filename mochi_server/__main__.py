@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _listen(settings: Settings) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host.strip("[]"), settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
         if sys.platform != "win32":
@@ -79,10 +79,10 @@ def _listen(settings: Settings) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
-        reason = "it is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-        raise SettingsError(
-            f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another with --port"
-        ) from None
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "it is in use; choose another with --port"
+        raise SettingsError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
     return listener
 
 
@@ -116,7 +116,8 @@ def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = settings.host.strip("[]")
+    host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{listener.getsockname()[1]}"
 
 

@@ -7,6 +7,7 @@ import argparse
 import io
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -192,6 +193,8 @@ SETTINGS = (
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
 _LISTS = ("allow_host", "allow_origin")
+_HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{0,5}))?\Z")
+_BOUND = re.compile(r"Expected `(?:int|float)` (?P<bound>[<>]=? \S+)")
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -217,7 +220,7 @@ def read_settings(
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; see mochi-server --help")
+        raise SettingsError(f"{' '.join(message.split())}; see mochi-server --help")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -289,23 +292,49 @@ def _converted(setting: Setting, source: str, value: Any) -> Any:
         converted = msgspec.convert(value, _TYPES[setting.field], strict=False)
         if setting.field == "ollama_host":
             parse_address(value)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise SettingsError(f"{source}: {str(value)[:100]!r} will not do ({error}); it is {setting.help}") from None
+    except msgspec.ValidationError as error:
+        reason = _in_plain_words(str(error))
+        raise SettingsError(f"{source}: {str(value)[:100]!r} {reason}; it is {setting.help}") from None
+    except ValueError as error:
+        # The address is not shown: it may hold a password.
+        raise SettingsError(f"{source}: {error}; it is {setting.help}") from None
     return converted
+
+
+def _in_plain_words(told: str) -> str:
+    if told.startswith("Invalid enum value"):
+        return "is none of what it may be"
+    if (bound := _BOUND.match(told)) is not None:
+        return f"is not {bound['bound']}"
+    kind = told.removeprefix("Expected `").partition("`")[0]
+    return {"int": "is not a whole number", "float": "is not a number"}.get(kind, f"will not do ({told})")
 
 
 def _check(settings: Settings) -> None:
     if not is_loopback(settings.host):
         raise SettingsError(
-            f"--host: listening on {settings.host!r} would let other machines read the conversations, and this version "
-            "has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
+            f"--host (MOCHI_HOST): listening on {settings.host!r} would let other machines read the conversations, and "
+            "this version has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
         )
-    for origin in settings.allow_origin:
-        scheme, separator, rest = origin.partition("://")
-        if not separator or not scheme or not rest or "/" in rest or "*" in origin:
+    for host in settings.allow_host:
+        if not host_name(host):
             raise SettingsError(
-                f"--allow-origin: {origin!r} is not an origin such as https://chat.example.org or http://localhost:3000"
+                f"--allow-host (MOCHI_ALLOWED_HOSTS): {host[:100]!r} is not a host name such as chat.example.org"
             )
+    for origin in settings.allow_origin:
+        scheme, separator, rest = origin.rstrip("/").partition("://")
+        if not separator or not scheme or not host_name(rest) or "*" in origin:
+            raise SettingsError(
+                f"--allow-origin (MOCHI_ALLOWED_ORIGINS): {origin[:100]!r} is not an origin such as https://chat.example.org"
+            )
+
+
+def host_name(host: str) -> str:
+    """The name in what a `Host` header holds, without its port: lower case, no trailing dot; empty where it is none."""
+    match = _HOST.match(host.strip())
+    if match is None or int(match["port"] or 0) > 65535:
+        return ""
+    return (match["address"] or match["name"]).rstrip(".").lower()
 
 
 def is_loopback(host: str) -> bool:

@@ -1,50 +1,18 @@
 """Chat: send a message, or answer anew; whole or as a stream, in a session or in a new one; and stop."""
 
-from typing import Annotated
-
 import anyio
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mochi_server.api.http import correlation_id, json_response, read_json, state
-from mochi_server.api.sessions import MessageLimit, ModelName, PromptText, check_length, new_session
+from mochi_server.api.new_session import check_length, new_session
+from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest, StopRequest
 from mochi_server.api.sse import EventStream
-from mochi_server.chat.generation import OnDisconnect, Outcome, Subscription, complete_event
+from mochi_server.chat.generation import Outcome, Subscription, complete_event
 from mochi_server.chat.turn import Ask
-from mochi_server.domain.options import Options
 from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
-from mochi_server.ollama.wire import Format, Think
-
-KeepAlive = Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=-1e9, le=1e9)]
-
-
-class ChatRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of both forms of chat."""
-
-    message: Annotated[str, Meta(min_length=1)] | None = None
-    think: Think | None = None
-    options: Options | None = None
-    format: Format | None = None
-    images: list[str] | None = None
-    keep_alive: KeepAlive | None = None
-    on_disconnect: OnDisconnect | None = None
-    history_limit: MessageLimit | None = None
-
-
-class FirstChatRequest(ChatRequest, forbid_unknown_fields=True, kw_only=True):
-    """The body of the one-call forms, which make a session first."""
-
-    model: ModelName | None = None
-    system_prompt: PromptText | None = None
-
-
-class StopRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of stop: with an id, only that reply is stopped."""
-
-    generation_id: str | None = None
 
 
 async def send(request: Request) -> Response:
@@ -85,7 +53,7 @@ async def _sent(request: Request) -> Subscription:
 async def _sent_first(request: Request) -> Subscription:
     asked = await read_json(request, FirstChatRequest)
     ask = _ask(request, asked)
-    session = await new_session(request, model=asked.model, prompt=asked.system_prompt)
+    session = await new_session(request, CreateSession(model=asked.model, system_prompt=asked.system_prompt))
     return await state(request)["generations"].send_first(session, ask, correlation_id(request.scope))
 
 
@@ -94,6 +62,11 @@ def _ask(request: Request, asked: ChatRequest) -> Ask:
         check_length(request, asked.message, "$.message")
     if asked.images:
         raise ValidationFailed("This version cannot take images yet. Leave `images` out.", {"path": "$.images"})
+    if asked.history_limit == "fit":
+        raise ValidationFailed(
+            "This version cannot fit a history to the window yet. Give a number of messages.",
+            {"path": "$.history_limit"},
+        )
     return Ask(
         message=asked.message,
         think=asked.think,

@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mochi_server.api.validation import invalid
 from mochi_server.chat.generations import Generations
+from mochi_server.domain.json_depth import DEEPEST_REQUEST, is_deeper_than
 from mochi_server.domain.session import Session
 from mochi_server.errors import (
     InvalidJson,
@@ -21,11 +23,10 @@ from mochi_server.ollama.client import OllamaClient
 from mochi_server.settings import Settings
 from mochi_server.store.sessions import SessionStore
 
-_T = TypeVar("_T")
+_S = TypeVar("_S", bound=msgspec.Struct)
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
-_AT = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")
-_FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 CORRELATION_ID = "mochi.correlation_id"
 """Where a request's scope holds its correlation id."""
@@ -51,7 +52,7 @@ def correlation_id(scope: Scope) -> str:
     return cast("str", scope[CORRELATION_ID])
 
 
-async def read_json(request: Request, shape: type[_T], *, empty: _T | None = None) -> _T:
+async def read_json(request: Request, shape: type[_S], *, empty: _S | None = None) -> _S:
     """The body as a `shape`. No body at all is `empty`, where the route allows it.
 
     Raises PayloadTooLarge, InvalidJson, ValidationFailed.
@@ -63,13 +64,16 @@ async def read_json(request: Request, shape: type[_T], *, empty: _T | None = Non
     if decoder is None:
         decoder = _decoders[shape] = msgspec.json.Decoder(shape)
     try:
-        return cast("_T", decoder.decode(body))
+        asked = decoder.decode(body)
     except msgspec.ValidationError as error:
         # A wrong field may stand before the place where the JSON itself breaks off.
         _check_json(body)
-        raise _invalid(str(error)) from None
+        raise invalid(str(error), shape) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(body, error) from None
+    if any(is_deeper_than(value, DEEPEST_REQUEST) for value in msgspec.structs.astuple(asked)):
+        raise _not_json(body, RecursionError())
+    return cast("_S", asked)
 
 
 def invalid_parameter(name: str, message: str) -> ValidationFailed:
@@ -121,28 +125,32 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 def _check_json(body: bytes) -> None:
     try:
-        msgspec.json.decode(body)
+        value = msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        return  # it is JSON, with a number that nothing can hold
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(body, error) from None
+    if is_deeper_than(value, DEEPEST_REQUEST):
+        raise _not_json(body, RecursionError())
 
 
 def _not_json(body: bytes, error: Exception) -> InvalidJson:
-    if not body:
+    if not body.strip():
         reason = "it is empty"
-    elif isinstance(error, UnicodeDecodeError):
+    elif isinstance(error, UnicodeDecodeError) or not _is_utf8(body):
         reason = "it is not UTF-8"
     elif isinstance(error, RecursionError):
         reason = "it is nested too deep"
+    elif _LONE_SURROGATE.search(body):
+        reason = "it is cut short, or has half of a surrogate pair"
     else:
         reason = str(error)
     return InvalidJson(f"The body is not JSON: {reason}.", {"reason": reason})
 
 
-def _invalid(told: str) -> ValidationFailed:
-    """What msgspec says, with the field that they are about as `details.path`."""
-    at = _AT.search(told)
-    path = at["path"] if at else "$"
-    if (field := _FIELD.search(told)) is not None:
-        path = f"{path}.{field['field']}"
-    reason = told[: at.start()] if at else told
-    return ValidationFailed(f"{reason[0].upper()}{reason[1:]}, at {path}.", {"path": path})
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

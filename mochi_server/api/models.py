@@ -38,4 +38,5 @@ async def read_model(request: Request) -> Response:
 
 
 def _info(model: Model) -> ModelInfo:
-    return msgspec.convert(model, ModelInfo, from_attributes=True)
+    known = msgspec.structs.replace(model, capabilities=model.capabilities or ())
+    return msgspec.convert(known, ModelInfo, from_attributes=True)

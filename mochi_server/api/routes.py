@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mochi_server.api import chat, health, models, sessions
+from mochi_server.api import chat, health, models, prompts, sessions
 from mochi_server.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -27,8 +27,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v1/sessions/{session_id}/messages", sessions.read_messages),
     ("PUT", "/api/v1/sessions/{session_id}/messages/{index}", sessions.edit_message),
     ("DELETE", "/api/v1/sessions/{session_id}/messages/{index}", sessions.truncate),
-    ("PUT", "/api/v1/sessions/{session_id}/system-prompt", sessions.set_system_prompt),
-    ("DELETE", "/api/v1/sessions/{session_id}/system-prompt", sessions.remove_system_prompt),
+    ("PUT", "/api/v1/sessions/{session_id}/system-prompt", prompts.set_system_prompt),
+    ("DELETE", "/api/v1/sessions/{session_id}/system-prompt", prompts.remove_system_prompt),
     ("GET", "/api/v1/sessions/{session_id}/status", sessions.read_status),
     ("GET", "/api/v1/sessions/{session_id}/tree", sessions.read_tree),
     ("PUT", "/api/v1/sessions/{session_id}/head", sessions.set_head),

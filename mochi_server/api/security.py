@@ -5,8 +5,8 @@ own name resolving to 127.0.0.1), the Origin check cross-site requests, the medi
 without asking first.
 """
 
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mochi_server.api.edge import HEAD_HEADERS
 from mochi_server.errors import ForbiddenOrigin, MisdirectedHost, UnsupportedMediaType
-from mochi_server.settings import is_loopback
+from mochi_server.settings import host_name, is_loopback
 
-_SHELL_SCHEMES = ("app", "tauri", "vscode-webview")
+_SHELL = re.compile(r"(?:app|tauri|vscode-webview)://[A-Za-z0-9._:-]*\Z", re.IGNORECASE)
 _SHELL_ORIGINS = ("http://tauri.localhost", "https://tauri.localhost")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _REQUEST_HEADERS = (
@@ -36,7 +36,7 @@ class Security:
         self, app: ASGIApp, *, bound_host: str, allow_host: Iterable[str], allow_origin: Iterable[str]
     ) -> None:
         self._app = app
-        self._hosts = {bound_host.lower(), *(_host_name(host) for host in allow_host)}
+        self._hosts = {bound_host.strip("[]").lower(), *(host_name(host) for host in allow_host)}
         self._origins = {origin.rstrip("/").lower() for origin in allow_origin} | set(_SHELL_ORIGINS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +62,7 @@ class Security:
 
     def _check_host(self, headers: Headers) -> None:
         sent = headers.getlist("host")
-        host = _host_name(sent[0]) if len(sent) == 1 else ""
+        host = host_name(sent[0]) if len(sent) == 1 else ""
         if not (host and (host in self._hosts or is_loopback(host))):
             raise MisdirectedHost(
                 f"This server does not answer as {host[:100]!r}. Start it with --allow-host {host[:100] or 'NAME'} if "
@@ -77,42 +77,26 @@ class Security:
             return None
         origin = sent[0]
         own = {f"{scheme}://{headers['host'].lower()}" for scheme in ("http", "https")}
-        if len(sent) == 1 and (origin.lower() in self._origins | own or _is_shell(origin)):
+        if len(sent) == 1 and (origin.lower() in self._origins | own or _SHELL.match(origin)):
             return origin
-        raise ForbiddenOrigin(
-            f"Pages of {origin[:200]!r} may not use this server. Start it with --allow-origin {origin[:200]} if they "
-            "should.",
-            {"origin": origin[:200]},
-        )
-
-
-def _is_shell(origin: str) -> bool:
-    return origin.partition("://")[0].lower() in _SHELL_SCHEMES and "://" in origin
-
-
-def _host_name(host: str) -> str:
-    """The name in a `Host` header, without its port: lower case, no trailing dot; empty where it is none."""
-    try:
-        parts = urlsplit(f"//{host.strip()}")
-        _ = parts.port  # raises where it is no number
-    except ValueError:
-        return ""
-    if parts.username is not None or parts.path or parts.query or parts.fragment:
-        return ""
-    return (parts.hostname or "").rstrip(".").lower()
+        advice = f"Start it with --allow-origin {origin[:200]} if they should."
+        if "://" not in origin:
+            advice = "A page without an origin of its own, such as a file or a sandboxed frame, cannot be allowed: "
+            advice += "serve it over http and name that origin with --allow-origin."
+        raise ForbiddenOrigin(f"Pages of {origin[:200]!r} may not use this server. {advice}", {"origin": origin[:200]})
 
 
 def _check_media_type(headers: Headers) -> None:
     has_body = headers.get("content-length", "0").strip() not in {"0", ""} or "transfer-encoding" in headers
     if not has_body:
         return
-    media_type, _, parameters = headers.get("content-type", "").partition(";")
+    sent = ", ".join(headers.getlist("content-type"))
+    media_type, _, parameters = sent.partition(";")
     charset = parameters.lower().replace(" ", "").replace('"', "")
-    if media_type.strip().lower() == "application/json" and charset in {"", "charset=utf-8"}:
+    if media_type.strip().lower() == "application/json" and charset in {"", "charset=utf-8", "charset=utf8"}:
         return
     raise UnsupportedMediaType(
-        "A request with a body must say Content-Type: application/json, and be UTF-8.",
-        {"content_type": headers.get("content-type", "")[:100]},
+        "A request with a body must say Content-Type: application/json, and be UTF-8.", {"content_type": sent[:100]}
     )
 
 

@@ -1,116 +1,39 @@
-"""Sessions: create, list, read, change, delete; their messages, tree and system prompt."""
+"""Sessions: create, list, read, change, delete; their messages and their tree."""
 
 import base64
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mochi_server.api.http import (
-    etag,
-    invalid_parameter,
-    json_response,
-    raw_response,
-    read_json,
-    state,
-)
+from mochi_server.api.http import etag, invalid_parameter, json_response, raw_response, read_json, state
+from mochi_server.api.new_session import DEFAULT_TOOL_SETTINGS, check_length, new_session
+from mochi_server.api.shapes import ChangeSession, CreateSession, EditMessage, SetHead
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import window_reason, with_fixed_window
-from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage
-from mochi_server.domain.options import Options
-from mochi_server.domain.session import Metadata, Session
+from mochi_server.domain.messages import AssistantMessage, Message
+from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import message_json, metadata_json
-from mochi_server.errors import InvalidMessageIndex, PayloadTooLarge, PromptNotFound, ValidationFailed
+from mochi_server.errors import InvalidMessageIndex
+from mochi_server.ollama.catalog import full_name
 from mochi_server.store.index import Place
 from mochi_server.store.sessions import new_id
 
-ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
-Label = Annotated[str, Meta(min_length=1, max_length=255)]
-Title = Annotated[str, Meta(max_length=500)]
-PromptText = Annotated[str, Meta(min_length=1)]
-MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
 PAGE_MOST = 1000
-_DEFAULT_TOOL_SETTINGS: dict[str, Any] = {"tools": [], "execution_policy": "always_confirm", "tool_policies": {}}
 Rewrite = Callable[[Session, str], Session]
-_INDEX = re.compile(r"-?[0-9]{1,9}\Z")
-
-
-class CreateSession(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of `POST /sessions`."""
-
-    model: ModelName | None = None
-    system_prompt: PromptText | None = None
-    system_prompt_source_file: Label | None = None
-    title: Title | None = None
-    session_id: Annotated[str, Meta(pattern="^[0-9a-f]{10}$")] | None = None
-    options: Options | None = None
-    history_limit: MessageLimit | None = None
-    tool_settings: dict[str, Any] | None = None
-    agent_settings: dict[str, Any] | None = None
-
-
-class WindowConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """`context_window_config`, as the earlier server's clients send it."""
-
-    dynamic_enabled: bool | UnsetType = UNSET
-    current_window: Annotated[int, Meta(ge=1, le=2**31 - 1)] | UnsetType | None = UNSET
-    manual_override: bool | UnsetType = UNSET
-    last_adjustment: Label | UnsetType | None = UNSET
-    adjustment_history: Annotated[list[dict[str, Any]], Meta(max_length=1000)] | UnsetType = UNSET
-
-
-class ChangeSession(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """The body of `PATCH /sessions/{id}`: only what is given is changed."""
-
-    model: ModelName | UnsetType = UNSET
-    title: Title | UnsetType | None = UNSET
-    options: Options | UnsetType | None = UNSET
-    history_limit: MessageLimit | UnsetType | None = UNSET
-    tool_settings: dict[str, Any] | UnsetType | None = UNSET
-    agent_settings: dict[str, Any] | UnsetType | None = UNSET
-    context_window_config: WindowConfig | UnsetType = UNSET
-
-
-class EditMessage(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /sessions/{id}/messages/{index}`."""
-
-    content: Annotated[str, Meta(min_length=1)]
-
-
-class SetSystemPrompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The body of `PUT /sessions/{id}/system-prompt`."""
-
-    content: PromptText | None = None
-    source_file: Label | None = None
-
-
-class SetHead(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `PUT /sessions/{id}/head`."""
-
-    message_id: str
+_INDEX = re.compile(r"(?:0|-?[1-9][0-9]{0,8})\Z")
+_LIMIT = re.compile(r"[0-9]{1,4}\Z")
 
 
 async def create(request: Request) -> Response:
     """Make a session."""
     asked = await read_json(request, CreateSession, empty=CreateSession())
-    session = await new_session(
-        request, model=asked.model, prompt=asked.system_prompt, source_file=asked.system_prompt_source_file
-    )
-    metadata = msgspec.structs.replace(
-        session.metadata,
-        session_id=asked.session_id or session.metadata.session_id,
-        title=asked.title,
-        options=asked.options.values() if asked.options else None,
-        history_limit=asked.history_limit,
-        tool_settings=_DEFAULT_TOOL_SETTINGS if asked.tool_settings is None else asked.tool_settings,
-        agent_settings={"enabled_agents": []} if asked.agent_settings is None else asked.agent_settings,
-    )
-    saved = await state(request)["store"].create(msgspec.structs.replace(session, metadata=metadata))
+    saved = await state(request)["store"].create(await new_session(request, asked))
     location = f"/api/v1/sessions/{saved.metadata.session_id}"
     return raw_response(metadata_json(saved.metadata), 201, {"Location": location, **etag(saved)})
 
@@ -120,7 +43,12 @@ async def list_sessions(request: Request) -> Response:
     query = request.query_params
     if "q" in query:
         raise invalid_parameter("q", "this version cannot search yet")
-    page = state(request)["store"].page(_limit(query.get("limit")), _place(query.get("cursor")), query.get("model"))
+    model = query.get("model")
+    page = state(request)["store"].page(
+        _limit(query.get("limit")),
+        _place(query.get("cursor")),
+        lambda summary: model is None or full_name(summary.model) == full_name(model),
+    )
     return json_response(
         {
             "sessions": page.sessions,
@@ -171,7 +99,7 @@ async def edit_message(request: Request) -> Response:
     asked = await read_json(request, EditMessage)
     check_length(request, asked.content, "$.content")
     index = _index(request)
-    saved = await _rewritten(request, lambda s, now: s.edit(index, asked.content, new_id(), now))
+    saved = await rewritten(request, lambda s, now: s.edit(index, asked.content, new_id(), now))
     return json_response(
         {
             "session_id": saved.metadata.session_id,
@@ -186,7 +114,7 @@ async def edit_message(request: Request) -> Response:
 async def truncate(request: Request) -> Response:
     """Take a message and all after it off the active path."""
     index = _index(request)
-    saved = await _rewritten(request, lambda s, now: s.truncate(index, now))
+    saved = await rewritten(request, lambda s, now: s.truncate(index, now))
     told = {"session_id": saved.metadata.session_id, "message_count": saved.metadata.message_count}
     return json_response(told, headers=etag(saved))
 
@@ -201,29 +129,7 @@ async def read_tree(request: Request) -> Response:
 async def set_head(request: Request) -> Response:
     """Make another branch the active path."""
     asked = await read_json(request, SetHead)
-    return session_response(await _rewritten(request, lambda s, now: s.with_head(asked.message_id, now)))
-
-
-async def set_system_prompt(request: Request) -> Response:
-    """Give the session a system prompt; the one before is kept among the detached messages."""
-    asked = await read_json(request, SetSystemPrompt)
-    content = _prompt_text(request, asked.content, asked.source_file)
-    if content is None:
-        raise ValidationFailed("Say the system prompt's text in `content`.", {"path": "$.content"})
-
-    def with_prompt(session: Session, now: str) -> Session:
-        return session.with_system(_system_message(content, asked.source_file, now), now)
-
-    saved = await _rewritten(request, with_prompt)
-    return json_response(
-        {"content": content, "source_file": asked.source_file, "message_index": 0}, headers=etag(saved)
-    )
-
-
-async def remove_system_prompt(request: Request) -> Response:
-    """Go on without a system prompt."""
-    saved = await _rewritten(request, lambda s, now: s if s.system is None else s.with_system(None, now))
-    return Response(status_code=204, headers=etag(saved))
+    return session_response(await rewritten(request, lambda s, now: s.with_head(asked.message_id, now)))
 
 
 async def read_status(request: Request) -> Response:
@@ -231,7 +137,7 @@ async def read_status(request: Request) -> Response:
     session = await _shown(request)
     metadata = session.metadata
     generation = state(request)["generations"].running(metadata.session_id)
-    tool_settings = metadata.tool_settings or _DEFAULT_TOOL_SETTINGS
+    tool_settings = metadata.tool_settings or DEFAULT_TOOL_SETTINGS
     running = generation and {
         "generation_id": generation.id,
         "phase": generation.phase,
@@ -258,38 +164,22 @@ async def read_status(request: Request) -> Response:
     )
 
 
-async def new_session(
-    request: Request, *, model: str | None, prompt: str | None, source_file: str | None = None
-) -> Session:
-    """A session that is not saved yet. Raises ModelNotFound, and what asking Ollama raises."""
-    content = _prompt_text(request, prompt, source_file)
-    now = timestamp(datetime.now(UTC))
-    metadata = Metadata(
-        session_id=new_id(),
-        model=await state(request)["catalog"].choose(model),
-        created_at=now,
-        updated_at=now,
-        tool_settings=_DEFAULT_TOOL_SETTINGS,
-        agent_settings={"enabled_agents": []},
-    )
-    session = Session(metadata=metadata)
-    return session if content is None else session.with_system(_system_message(content, source_file, now), now)
-
-
 def session_response(session: Session) -> Response:
     """A session as clients get it: the metadata's fields, and beside them the messages."""
     body = metadata_json(session.metadata)[:-1] + b',"messages":' + _array(session.messages) + b"}"
     return raw_response(body, headers=etag(session))
 
 
-def check_length(request: Request, text: str, path: str) -> None:
-    """Raise PayloadTooLarge for a message over the limit."""
-    limit = state(request)["settings"].max_message_chars
-    if len(text) > limit:
-        raise PayloadTooLarge(
-            f"The text has {len(text)} characters, {limit} are allowed. Send less, or raise MOCHI_MAX_MESSAGE_CHARS.",
-            {"path": path, "limit_characters": limit},
-        )
+async def rewritten(request: Request, rewrite: Rewrite) -> Session:
+    """The session with its history changed and saved. Raises SessionBusy while a reply is being generated."""
+    parts, session_id = state(request), request.path_params["session_id"]
+    # What cannot be done changes nothing, and ends no reply that nobody listens to.
+    parts["generations"].check_free(session_id)
+    rewrite(await parts["store"].load(session_id), timestamp(datetime.now(UTC)))
+    async with parts["generations"].changing(session_id):
+        session = await parts["store"].load(session_id)
+        changed = rewrite(session, timestamp(datetime.now(UTC)))
+        return session if changed is session else await parts["store"].save(changed)
 
 
 async def _shown(request: Request) -> Session:
@@ -297,35 +187,10 @@ async def _shown(request: Request) -> Session:
     return parts["generations"].shown(await parts["store"].load(request.path_params["session_id"]))
 
 
-async def _rewritten(request: Request, rewrite: Rewrite) -> Session:
-    """The session with its history changed and saved. Raises SessionBusy while a reply is being generated."""
-    parts, session_id = state(request), request.path_params["session_id"]
-    async with parts["generations"].changing(session_id):
-        session = await parts["store"].load(session_id)
-        changed = rewrite(session, timestamp(datetime.now(UTC)))
-        return session if changed is session else await parts["store"].save(changed)
-
-
 def _changed(session: Session, changes: dict[str, Any], window: dict[str, Any]) -> Session:
     if window:
         changes = {**changes, "context_window_config": {**(session.metadata.context_window_config or {}), **window}}
     return session.with_metadata(timestamp(datetime.now(UTC)), **changes)
-
-
-def _prompt_text(request: Request, content: str | None, source_file: str | None) -> str | None:
-    """The text of a system prompt. A file name without a text names a prompt file."""
-    if content is not None:
-        check_length(request, content, "$.content")
-    elif source_file is not None:
-        raise PromptNotFound(
-            f"There is no system prompt file {source_file!r}. Send the prompt's text; the name is then its label.",
-            {"filename": source_file},
-        )
-    return content
-
-
-def _system_message(content: str, source_file: str | None, now: str) -> SystemMessage:
-    return SystemMessage(content=content, message_id=new_id(), timestamp=now, source_file=source_file)
 
 
 def _window_status(request: Request, session: Session) -> dict[str, Any]:
@@ -358,7 +223,7 @@ def _index(request: Request) -> int:
 def _limit(text: str | None) -> int:
     if text is None:
         return PAGE_MOST
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= PAGE_MOST:
+    if not _LIMIT.match(text) or not 1 <= int(text) <= PAGE_MOST:
         raise invalid_parameter("limit", f"{text[:40]!r} is not a number from 1 to {PAGE_MOST}")
     return int(text)
 

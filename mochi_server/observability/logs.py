@@ -4,6 +4,7 @@ A line is a fixed text and fields; fields are named by whoever logs and hold no 
 """
 
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -12,9 +13,12 @@ from typing import Any, Literal
 import orjson
 
 from mochi_server.domain.clock import timestamp
+from mochi_server.domain.events import one_line
 
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+_WORD = re.compile(r"[\w./:+-]+\Z", re.ASCII)
 
 # These print chat text, addresses, or what interests only who mends them.
 _HELD_BACK = {
@@ -54,7 +58,7 @@ class _JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **_fields(record),
         }
-        return orjson.dumps(line, default=str).decode()
+        return one_line(orjson.dumps(line, default=str)).decode()
 
 
 class _ConsoleFormatter(logging.Formatter):
@@ -62,7 +66,7 @@ class _ConsoleFormatter(logging.Formatter):
         fields = dict(_fields(record))
         stack = fields.pop("stack", None)
         parts = [_time(record)[11:23], record.levelname.lower().ljust(7), _one_line(record.getMessage())]
-        parts += [f"{name}={_one_line(str(value))}" for name, value in fields.items()]
+        parts += [f"{name}={_one_word(str(value))}" for name, value in fields.items()]
         line = " ".join(parts)
         return line if stack is None else f"{line}\n{stack}"
 
@@ -82,3 +86,8 @@ def _time(record: logging.LogRecord) -> str:
 def _one_line(text: str) -> str:
     """The text with nothing in it that could pass for another line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _one_word(text: str) -> str:
+    """The text with nothing in it that could pass for another field."""
+    return text if _WORD.match(text) else f'"{_one_line(text).replace(chr(34), chr(39))}"'
