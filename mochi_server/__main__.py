@@ -50,8 +50,10 @@ class Server(uvicorn.Server):
         seconds = max(self._settings.shutdown_seconds - 1, 0)
         draining = asyncio.create_task(state["generations"].drain(seconds))
         await super().shutdown(sockets)
-        if not self.force_exit:
-            await draining
+        if self.force_exit:
+            # In a hurry, but what was shown is kept.
+            state["generations"].end_all()
+        await draining
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

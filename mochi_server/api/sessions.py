@@ -177,9 +177,7 @@ async def rewritten(request: Request, rewrite: Rewrite) -> Session:
     parts["generations"].check_free(session_id)
     rewrite(await parts["store"].load(session_id), timestamp(datetime.now(UTC)))
     async with parts["generations"].changing(session_id):
-        session = await parts["store"].load(session_id)
-        changed = rewrite(session, timestamp(datetime.now(UTC)))
-        return session if changed is session else await parts["store"].save(changed)
+        return await parts["store"].update_held(session_id, lambda s: rewrite(s, timestamp(datetime.now(UTC))))
 
 
 async def _shown(request: Request) -> Session:

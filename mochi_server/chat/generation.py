@@ -21,7 +21,7 @@ StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "lengt
 Phase = Literal["waiting", "generating"]
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One event of the log: its name and its data as one line of JSON."""
 
     name: str
@@ -68,6 +68,8 @@ class Generation:
         self._listeners = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._grace = grace
+        # Asked for once: it costs a system call on some versions of Python.
+        self._loop = asyncio.get_running_loop()
         self._leaving: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
 
@@ -124,7 +126,7 @@ class Generation:
 
     async def _more_than(self, seen: int) -> None:
         while len(self.log) == seen and self.running:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = self._loop.create_future()
             self._waiting.add(waiter)
             try:
                 await waiter
@@ -134,7 +136,7 @@ class Generation:
     def _left(self) -> None:
         self._listeners -= 1
         if self.abandoned and self.running:
-            self._leaving = asyncio.get_running_loop().call_later(self._grace, self.stop, "disconnected")
+            self._leaving = self._loop.call_later(self._grace, self.stop, "disconnected")
 
     def _forget_leaving(self) -> None:
         if self._leaving is not None:

@@ -74,14 +74,12 @@ class Generations:
 
         Raises what loading and saving raise, and SessionBusy, EmptyHistory, CapabilityMissing, ShuttingDown.
         """
-        # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
         self.check_free(session_id)
-        await self._check(_with_question(await self._store.load(session_id), ask), ask)
+        if ask.think or session_id in self._running:
+            # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
+            await self._check(_with_question(await self._store.load(session_id), ask), ask)
         async with self.changing(session_id):
-            session = await self._store.load(session_id)
-            asked = _with_question(session, ask)
-            if asked is not session:
-                asked = await self._store.save(asked)
+            asked = await self._store.update_held(session_id, lambda session: _with_question(session, ask))
             return self._begin(asked, ask, correlation_id)
 
     async def send_first(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
@@ -151,9 +149,13 @@ class Generations:
         self._closing = True
         with anyio.move_on_after(seconds):
             await self._all_ended()
+        self.end_all()
+        await self._all_ended()
+
+    def end_all(self) -> None:
+        """Let no running reply go on; each is saved as it is."""
         for generation in list(self._running.values()):
             generation.stop("shutdown")
-        await self._all_ended()
 
     def _begin(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
         session_id = session.metadata.session_id
@@ -195,7 +197,7 @@ class Generations:
             log_exception(logger, error, generation.correlation_id)
             outcome = Outcome(failure=InternalError())
         # Before `done` goes out: who has seen it may send the next message at once.
-        del self._running[generation.session_id]
+        self._running.pop(generation.session_id, None)
         generation.finish(outcome)
 
     async def _check(self, session: Session, ask: Ask) -> None:

@@ -2,12 +2,10 @@
 
 from datetime import UTC, datetime
 
-MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 def timestamp(moment: datetime) -> str:
     """An aware moment as RFC 3339 in UTC with microseconds: `2026-01-31T09:00:00.000000Z`.
 
     All timestamps of this form sort as text.
     """
-    return moment.astimezone(UTC).strftime(MICROSECONDS)
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

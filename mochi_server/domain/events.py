@@ -7,7 +7,7 @@ import msgspec
 from mochi_server.domain.messages import Stats, Status
 
 
-class ContentDelta(msgspec.Struct, frozen=True):
+class ContentDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the reply, exactly as Ollama sent it: joined, the pieces equal the saved message."""
 
     name: ClassVar[str] = "content_delta"
@@ -15,7 +15,7 @@ class ContentDelta(msgspec.Struct, frozen=True):
     role: Literal["assistant"] = "assistant"
 
 
-class ThinkingDelta(msgspec.Struct, frozen=True):
+class ThinkingDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of what the model thinks before it answers."""
 
     name: ClassVar[str] = "thinking_delta"

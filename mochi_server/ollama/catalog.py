@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import ollama
 
-from mochi_server.errors import MochiError, ModelNotFound, OllamaUnreachable
+from mochi_server.errors import MochiError, ModelNotFound, OllamaTimeout, OllamaUnreachable
 from mochi_server.ollama import failures
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.shared import SharedCall
@@ -80,7 +80,7 @@ class Catalog:
                 await self.find(name)
                 return name
             models = await self.models()
-        except OllamaUnreachable:
+        except (OllamaUnreachable, OllamaTimeout):
             if name is None:
                 raise
             return name

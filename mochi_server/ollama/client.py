@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Awaitable
 from typing import TypeVar
 
-import anyio
 import httpx
 import msgspec
 import ollama
@@ -115,7 +114,7 @@ class OllamaClient:
         loop = asyncio.get_running_loop()
         address = self.address
         try:
-            with anyio.fail_after(self._limits.connect):
+            async with asyncio.timeout(self._limits.connect):
                 await loop.create_connection(lambda: stream, address.host, address.port, ssl=self._tls)
         except TimeoutError:
             raise failures.timed_out("take our connection", self._limits.connect, "MOCHI_CONNECT_TIMEOUT") from None

@@ -38,7 +38,7 @@ class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     keep_alive: str | float | int | None = None
 
 
-class ChunkMessage(msgspec.Struct):
+class ChunkMessage(msgspec.Struct, gc=False):
     """What a chunk adds to the reply."""
 
     content: str | None = None
@@ -46,7 +46,7 @@ class ChunkMessage(msgspec.Struct):
     tool_calls: list[Any] | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """One line of a reply. Durations are nanoseconds; a count that is zero is left out by Ollama.
 
     The last line has `done`; a line with `error` ends a reply that failed after it began.
