@@ -100,7 +100,7 @@ def test_a_reply_that_ends_in_time_is_complete(patient: Server, standin: StandIn
     assert ending(last_message(patient, session)) == ("abc", "complete", "stop")
 
 
-def test_a_second_signal_does_not_wait(patient: Server, standin: StandInThread) -> None:
+def test_a_second_signal_does_not_wait_and_keeps_what_was_shown(patient: Server, standin: StandInThread) -> None:
     session = patient.new_session()
     standin.script(Behaviour(pieces=PIECES, gate=Gate(1)))
 
@@ -108,10 +108,10 @@ def test_a_second_signal_does_not_wait(patient: Server, standin: StandInThread) 
         read_events(client, 1)
         patient.process.send_signal(signal.SIGINT)
         listens_no_more(patient)
-        patient.stop(signal.SIGINT)
-    patient.start()
+        assert patient.stop(signal.SIGINT) == 0
 
-    assert patient.contents(session)[0] == ("user", "hi")
+    assert ending(last_message(patient, session)) == (PIECES[0], "interrupted", "shutdown")
+    patient.start()
     assert patient.ok("POST", f"/chat/{session}", {"message": None})["message"]["content"] == SAID
 
 
