@@ -8,9 +8,9 @@ import io
 import ipaddress
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import dotenv
 import msgspec
@@ -194,7 +194,8 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
 _LISTS = ("allow_host", "allow_origin")
 _HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{0,5}))?\Z")
-_BOUND = re.compile(r"Expected `(?:int|float)` (?P<bound>[<>]=? \S+)")
+_BOUND = re.compile(r"Expected `\w+` (?P<length>of length )?(?P<bound>[<>]=?) (?P<size>-?\d+)")
+_BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
@@ -205,26 +206,33 @@ def read_settings(
 
     Raises SettingsError; prints and exits as argparse does for `--help`, `--version` and unknown flags.
     """
-    environment = os.environ if environment is None else environment
-    flags = vars(_parser().parse_args(arguments))
-    variables = {**_env_file((folder or Path()) / ".env"), **environment}
-    values: dict[str, Any] = {}
-    for setting in SETTINGS:
-        given = _given(setting, flags, variables)
-        if given is not None:
-            values[setting.field] = _converted(setting, *given)
-    settings = Settings(**values)
+    settings = Settings(**values_told(SETTINGS, vars(_parser().parse_args(arguments)), environment, folder))
     _check(settings)
     return settings
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A command's flags; what is wrong with them is a SettingsError."""
+
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{' '.join(message.split())}; see mochi-server --help")
+        """Raise it, in one line."""
+        raise SettingsError(f"{' '.join(message.split())}; see {self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def values_told(
+    settings: Iterable[Setting],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> dict[str, Any]:
+    """What was told of these settings, by field. Raises SettingsError."""
+    variables = {**_env_file((folder or Path()) / ".env"), **(os.environ if environment is None else environment)}
+    told = ((setting, _given(setting, flags, variables)) for setting in settings)
+    return {setting.field: _converted(setting, *given) for setting, given in told if given is not None}
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="mochi-server",
         description="A session-based chat server over a local Ollama.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -232,7 +240,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"mochi-server {__version__}")
-    for setting in SETTINGS:
+    add_flags(parser, SETTINGS)
+    return parser
+
+
+def add_flags(parser: Parser, settings: Iterable[Setting]) -> None:
+    """Let a command take these settings."""
+    for setting in settings:
         if setting.flag is None:
             continue
         help_text = f"{setting.help}{_default_help(setting)} [{setting.variable}]"
@@ -243,7 +257,6 @@ def _parser() -> argparse.ArgumentParser:
             parser.add_argument(
                 setting.flag, dest=setting.field, action=action, metavar=setting.metavar, help=help_text
             )
-    return parser
 
 
 def _default_help(setting: Setting) -> str:
@@ -257,6 +270,9 @@ def _variables_help() -> str:
     lines = ["settings by environment variable alone, or in a .env file in the working folder:"]
     lines += [f"  {s.variable:27} {s.help}{_default_help(s)}" for s in SETTINGS if s.flag is None]
     lines.append("A flag wins over the environment, that over .env. Lists there are separated by commas.")
+    lines.append(
+        "An earlier server's folder is read as it is; mochi-server migrate --help says how to bring it up to date."
+    )
     return "\n".join(lines)
 
 
@@ -286,46 +302,77 @@ def _given(setting: Setting, flags: Mapping[str, Any], variables: Mapping[str, s
 def _converted(setting: Setting, source: str, value: Any) -> Any:
     if setting.field == "demo" and isinstance(value, str):
         if value.lower() not in _YES + _NO:
-            raise SettingsError(f"{source}: {value!r} is neither yes nor no")
+            words = ", ".join(word for word in _YES + _NO if word)
+            raise SettingsError(f"{source} must be one of {words}, not {_quoted(value)}")
         return value.lower() in _YES
+    if setting.field == "allow_host":
+        value = [_bracketed(host) for host in value]
     try:
         converted = msgspec.convert(value, _TYPES[setting.field], strict=False)
         if setting.field == "ollama_host":
             parse_address(value)
     except msgspec.ValidationError as error:
-        reason = _in_plain_words(str(error))
-        raise SettingsError(f"{source}: {str(value)[:100]!r} {reason}; it is {setting.help}") from None
+        raise SettingsError(f"{source} {_in_plain_words(str(error), setting, value)}") from None
     except ValueError as error:
         # The address is not shown: it may hold a password.
-        raise SettingsError(f"{source}: {error}; it is {setting.help}") from None
+        raise SettingsError(
+            f"{source} is no address: {error}; give a host, host:port or a URL such as http://127.0.0.1:11434"
+        ) from None
     return converted
 
 
-def _in_plain_words(told: str) -> str:
+def _in_plain_words(told: str, setting: Setting, value: Any) -> str:
+    """The rest of a sentence that begins with the flag or the variable."""
     if told.startswith("Invalid enum value"):
-        return "is none of what it may be"
+        return f"must be one of {', '.join(_choices(_TYPES[setting.field]))}, not {_quoted(value)}"
     if (bound := _BOUND.match(told)) is not None:
-        return f"is not {bound['bound']}"
+        if bound["length"]:
+            empty = (bound["bound"], bound["size"]) == (">=", "1")
+            return "must not be empty" if empty else f"must have {_BOUNDS[bound['bound']]} {bound['size']} characters"
+        return f"must be {_BOUNDS[bound['bound']]} {bound['size']}, not {_quoted(value)}"
     kind = told.removeprefix("Expected `").partition("`")[0]
-    return {"int": "is not a whole number", "float": "is not a number"}.get(kind, f"will not do ({told})")
+    wanted = {"int": "a whole number", "float": "a number"}
+    return f"must be {wanted.get(kind, kind)}, not {_quoted(value)}"
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [choice for member in get_args(kind) for choice in _choices(member)]
+
+
+def _quoted(value: Any) -> str:
+    """What was given, so that it can be found; without a password, should a URL have ended up there."""
+    text = str(value)
+    return repr(("..." if "@" in text else "") + text.rpartition("@")[2][:100])
+
+
+def _bracketed(host: str) -> str:
+    """A bare IPv6 address as a `Host` header has it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[{address}]" if address.version == 6 else host
 
 
 def _check(settings: Settings) -> None:
     if not is_loopback(settings.host):
         raise SettingsError(
-            f"--host (MOCHI_HOST): listening on {settings.host!r} would let other machines read the conversations, and "
-            "this version has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
+            f"--host (MOCHI_HOST): listening on {_quoted(settings.host)} would let other machines read the "
+            "conversations, and this version has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
         )
     for host in settings.allow_host:
         if not host_name(host):
             raise SettingsError(
-                f"--allow-host (MOCHI_ALLOWED_HOSTS): {host[:100]!r} is not a host name such as chat.example.org"
+                f"--allow-host (MOCHI_ALLOWED_HOSTS): {_quoted(host)} is not a host name such as chat.example.org"
             )
     for origin in settings.allow_origin:
         scheme, separator, rest = origin.rstrip("/").partition("://")
         if not separator or not scheme or not host_name(rest) or "*" in origin:
             raise SettingsError(
-                f"--allow-origin (MOCHI_ALLOWED_ORIGINS): {origin[:100]!r} is not an origin such as https://chat.example.org"
+                f"--allow-origin (MOCHI_ALLOWED_ORIGINS): {_quoted(origin)} is not an origin such as "
+                "https://chat.example.org"
             )
 
 

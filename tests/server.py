@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -31,12 +32,17 @@ class Event(NamedTuple):
 class Server:
     """A mochi-server over a folder of its own, started on entering the context and stopped on leaving it.
 
-    `environment` adds to the settings, `arguments` to the flags. After `stop` or `kill` it may `start` again, over the
-    same folder.
+    `environment` adds to the settings, `arguments` to the flags; `through` is a command that starts it. After `stop` or
+    `kill` it may `start` again, over the same folder.
     """
 
     def __init__(
-        self, folder: Path, ollama: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        ollama: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.sessions = folder / "sessions"
@@ -44,6 +50,7 @@ class Server:
         self.log = folder / "server.log"
         self._arguments = ["--port", "0", "--data-dir", str(folder), "--ollama-host", ollama, *arguments]
         self._environment = environment or {}
+        self._through = through
         self._process: subprocess.Popen[bytes] | None = None
         self._client: httpx.Client | None = None
 
@@ -59,7 +66,7 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("MOCHI_", "OLLAMA_"))}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mochi_server", *self._arguments],
+                [*self._through, sys.executable, "-m", "mochi_server", *self._arguments],
                 cwd=self.folder,
                 env={**environment, **self._environment},
                 stdout=subprocess.PIPE,
@@ -101,7 +108,17 @@ class Server:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """What it has logged so far, one object a line."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def logged(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first such line; a request's comes after its answer, so it is waited for."""
+        end = time.monotonic() + LIMIT
+        while True:
+            found = [line for line in self.log_lines() if wanted(line)]
+            if found:
+                return found[0]
+            assert time.monotonic() < end, f"no such line in {self.log.read_text()}"
+            time.sleep(0.01)
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         """One request below `/api/v1`, with a JSON body unless it is None."""

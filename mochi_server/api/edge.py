@@ -1,5 +1,6 @@
 """The outermost layer: a correlation id for every request, one log line, and an answer to every exception."""
 
+import asyncio
 import logging
 import re
 import time
@@ -57,6 +58,8 @@ class Edge:
             if status:
                 raise  # too late to tell the client; a connection that breaks off says so
             await error_response(error, correlation)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            pass  # the server is ending and could not wait for it: that is no bug, and nobody waits for this task
         except ClientDisconnect:
             pass  # it left in the middle of its own request: there is nobody to tell, and nothing went wrong
         except Exception as error:  # noqa: BLE001 - a bug is told as one, without its stack

@@ -136,15 +136,15 @@ def _check_json(body: bytes) -> None:
 
 def _not_json(body: bytes, error: Exception) -> InvalidJson:
     if not body.strip():
-        reason = "it is empty"
-    elif isinstance(error, UnicodeDecodeError) or not _is_utf8(body):
+        return InvalidJson("The body is empty. This request needs one: a JSON object.", {"reason": "it is empty"})
+    if isinstance(error, UnicodeDecodeError) or not _is_utf8(body):
         reason = "it is not UTF-8"
     elif isinstance(error, RecursionError):
         reason = "it is nested too deep"
     elif _LONE_SURROGATE.search(body):
         reason = "it is cut short, or has half of a surrogate pair"
     else:
-        reason = str(error)
+        reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it is cut short")
     return InvalidJson(f"The body is not JSON: {reason}.", {"reason": reason})
 
 

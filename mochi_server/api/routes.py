@@ -1,5 +1,6 @@
 """Every route, in one table."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.requests import Request
@@ -61,7 +62,14 @@ def routes() -> list[Route]:
     by_path: dict[str, dict[str, Handler]] = {}
     for method, path, handler in ROUTES:
         by_path.setdefault(path, {})[method] = handler
-    return [Route(path, Methods(handlers)) for path, handlers in by_path.items()]
+    return [_route(path, Methods(handlers)) for path, handlers in by_path.items()]
+
+
+def _route(path: str, methods: Methods) -> Route:
+    route = Route(path, methods)
+    # Starlette's pattern ends in `$`, which a line feed at the path's end slips past.
+    route.path_regex = re.compile(rf"{route.path_regex.pattern.removesuffix('$')}\Z")
+    return route
 
 
 async def nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:

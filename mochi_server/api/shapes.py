@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mochi_server.api.validation import IF_EMPTY
 from mochi_server.chat.generation import OnDisconnect
 from mochi_server.domain.options import Options
 from mochi_server.ollama.wire import Format, Think
@@ -13,8 +14,12 @@ ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Label = Annotated[str, Meta(min_length=1, max_length=255)]
 Title = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(min_length=1)]
+Sent = Annotated[Text, Meta(extra={IF_EMPTY: "Leave it out to have the last message answered anew."})]
 MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
-KeepAlive = Annotated[str, Meta(min_length=1, max_length=40)] | Annotated[float, Meta(ge=-1e9, le=1e9)]
+KeepAlive = (
+    Annotated[str, Meta(min_length=1, max_length=40, description="a duration such as `10m`")]
+    | Annotated[float, Meta(ge=-1e9, le=1e9, description="a number of seconds")]
+)
 
 
 class CreateSession(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -75,7 +80,7 @@ class SetHead(msgspec.Struct, forbid_unknown_fields=True):
 class ChatRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The body of both forms of chat."""
 
-    message: Text | None = None
+    message: Sent | None = None
     think: Think | None = None
     options: Options | None = None
     format: Format | None = None

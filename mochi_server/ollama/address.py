@@ -2,11 +2,13 @@
 
 import base64
 import ipaddress
+import re
 from urllib.parse import unquote
 
 import msgspec
 
 _PORTS = {"http": 80, "https": 443}
+_BRACKETED = re.compile(r"\[[^\[\]]*\](?::[^\[\]]*)?\Z")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +34,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 def parse_address(text: str) -> Address:
     """The address in `host`, `host:port`, `:port`, `[::1]:port` or a http or https URL; blank is the default.
 
-    Raises ValueError, saying what is wrong. The rules are those of Ollama's own `OLLAMA_HOST`, but for a port that is
-    none, which it replaces in silence. An address to listen on (`0.0.0.0`, `::`) is reached over loopback.
+    Raises ValueError, saying what is wrong. The rules are those of Ollama's own `OLLAMA_HOST`, but for what it mends in
+    silence: a port that is none, a URL without a host, half a pair of brackets. An address to listen on (`0.0.0.0`,
+    `::`) is reached over loopback.
     """
     text = text.strip().strip("\"'")
     scheme, separator, rest = text.partition("://")
@@ -42,7 +45,9 @@ def parse_address(text: str) -> Address:
     elif scheme not in _PORTS:
         raise ValueError("it begins neither with http:// nor with https://")
     netloc, _, path = rest.partition("/")
-    credentials, _, hostport = netloc.rpartition("@")
+    credentials, at, hostport = netloc.rpartition("@")
+    if not hostport and (separator or at):
+        raise ValueError("it names no host")
     host, port = _split(hostport, _PORTS[scheme] if separator else 11434)
     return Address(
         scheme=scheme,
@@ -54,6 +59,8 @@ def parse_address(text: str) -> Address:
 
 
 def _split(hostport: str, default_port: int) -> tuple[str, int]:
+    if ("[" in hostport or "]" in hostport) and not _BRACKETED.match(hostport):
+        raise ValueError("its brackets are not around an IPv6 address, as in [::1]:11434")
     bare = hostport.strip("[]")
     if bare.count(":") > 1 and "]:" not in hostport:
         return bare, default_port

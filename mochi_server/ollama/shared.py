@@ -16,23 +16,17 @@ class SharedCall(Generic[_T]):
 
     def __init__(self, call: Callable[[], Awaitable[_T]]) -> None:
         self._call = call
-        self._task: asyncio.Task[_T] | None = None
+        self._task: asyncio.Future[_T] | None = None
 
     async def __call__(self) -> _T:
         """The answer of the call that runs, or of a new one."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-            self._task.add_done_callback(_retrieve)
+            self._task = asyncio.ensure_future(self._call())
+            self._task.add_done_callback(self._ended)
         return await asyncio.shield(self._task)
 
-    async def _run(self) -> _T:
-        try:
-            return await self._call()
-        finally:
-            self._task = None
-
-
-def _retrieve(task: "asyncio.Task[object]") -> None:
-    """Take the exception, so that asyncio does not complain when all who asked have left."""
-    if not task.cancelled():
-        task.exception()
+    def _ended(self, task: "asyncio.Future[_T]") -> None:
+        # Even when it was cancelled before its first step: the next to ask begins a new one.
+        self._task = None
+        if not task.cancelled():
+            task.exception()  # taken, so that asyncio does not complain when all who asked have left

@@ -23,7 +23,7 @@ Sink = Callable[[list[Chunk]], None]
 class ChatStream(asyncio.Protocol):
     """The reply to one request. Its chunks go to `sink` as they come: no task wakes up for each of them.
 
-    Time limits are in seconds, from the request to the first byte and from one byte to the next.
+    Time limits are in seconds, from the request to the first whole chunk, and then from one byte to the next.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class ChatStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; the sink gets all chunks of it at once."""
-        self._heard = self._loop.time()
-        self._begun = True
+        if self._begun:
+            self._heard = self._loop.time()
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -149,6 +149,9 @@ class ChatStream(asyncio.Protocol):
             self._fail(failures.broken_off(chunk.error))
             return
         self._chunks.append(chunk)
+        if not self._begun:
+            self._begun = True
+            self._heard = self._loop.time()
         if chunk.done:
             self.close()
 

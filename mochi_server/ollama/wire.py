@@ -1,13 +1,14 @@
 """Ollama's chat protocol, typed: what is sent to `/api/chat` and what comes back, one JSON line a chunk."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from mochi_server.domain.options import OptionValues
 
-Format = Literal["json"] | dict[str, Any]
+Format = Literal["json"] | Annotated[dict[str, Any], Meta(description="a JSON schema (an object)")]
 """`json`, or a JSON schema."""
 
 Think = bool | Literal["low", "medium", "high", "max"]

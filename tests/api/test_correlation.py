@@ -16,7 +16,7 @@ def test_a_clients_own_id_is_in_its_answer_its_error_and_its_log_line(shared: Se
     assert response.headers.get_list("x-correlation-id") == [correlation]
     told(response)
     assert response.json()["detail"]["error"]["correlation_id"] == correlation
-    (line,) = [line for line in shared.log_lines() if line.get("correlation_id") == correlation]
+    line = shared.logged(lambda line: line.get("correlation_id") == correlation)
     assert (line["method"], line["path"], line["status"]) == ("GET", f"{API}/sessions/0123456789", 404)
 
 

@@ -116,6 +116,65 @@ def test_a_second_signal_does_not_wait_and_keeps_what_was_shown(patient: Server,
 
 
 @pytest.mark.parametrize("sig", SIGNALS)
+def test_a_second_signal_ends_streams_whole_and_leaves_no_stack_in_the_log(
+    patient: Server, standin: StandInThread, sig: int
+) -> None:
+    streamed, whole = patient.new_session(), patient.new_session()
+    standin.script(*[Behaviour(pieces=PIECES, gate=Gate(1))] * 2)
+
+    with (
+        raw_chat(patient, f"/chat/{streamed}/stream", {"message": "hi"}) as client,
+        asked(patient, (f"/chat/{whole}", {"message": "hi"})) as (reply,),
+    ):
+        read_events(client, 1)
+        generating(patient, whole)
+        patient.process.send_signal(sig)
+        listens_no_more(patient)
+        patient.process.send_signal(sig)
+        answer = client.read_rest()
+        assert reply.result().json()["message"] == last_message(patient, whole)
+        assert patient.process.wait(LIMIT) == 0
+
+    assert answer.whole
+    assert names(parsed(answer.body)) == ["content_delta", "message_complete", "done"]
+    assert [ending(last_message(patient, s)) for s in (streamed, whole)] == [("a", "interrupted", "shutdown")] * 2
+    assert [line for line in patient.log_lines() if line["level"] != "info"] == []
+
+
+def test_a_second_signal_does_not_wait_for_a_reply_that_nobody_listens_to(
+    patient: Server, standin: StandInThread
+) -> None:
+    session = patient.new_session()
+    standin.script(Behaviour(pieces=PIECES, gate=Gate(1)))
+    with raw_chat(patient, f"/chat/{session}/stream", {"message": "hi", "on_disconnect": "continue"}) as client:
+        read_events(client, 1)
+
+    patient.process.send_signal(signal.SIGINT)
+    listens_no_more(patient)
+    assert patient.stop(signal.SIGINT) == 0
+
+    assert ending(last_message(patient, session)) == ("a", "interrupted", "shutdown")
+    assert [line for line in patient.log_lines() if line["level"] != "info"] == []
+
+
+def test_a_second_signal_does_not_wait_for_a_client_that_reads_nothing(tmp_path: Path, standin: StandInThread) -> None:
+    environment = {"MOCHI_SHUTDOWN_SECONDS": "300", "MOCHI_MAX_REPLY_CHARS": "100000000"}
+    with Server(tmp_path, standin.url, environment=environment) as server:
+        session, gate = server.new_session(), Gate(20)
+        standin.script(Behaviour(pieces=("x" * 1_000_000,) * 21, gate=gate))
+
+        with raw_chat(server, f"/chat/{session}/stream", {"message": "hi"}):
+            gate.wait(20)
+            server.process.send_signal(signal.SIGINT)
+            listens_no_more(server)
+            assert server.stop(signal.SIGINT) == 0
+
+    saved = last_message(server, session)
+    assert (saved["status"], saved["done_reason"]) == ("interrupted", "shutdown")
+    assert [line for line in server.log_lines() if line["level"] != "info"] == []
+
+
+@pytest.mark.parametrize("sig", SIGNALS)
 def test_idle_connections_hold_nothing_up(patient: Server, sig: int) -> None:
     address = ("127.0.0.1", patient.port)
     with (

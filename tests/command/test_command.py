@@ -2,15 +2,20 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mochi_server import __version__
+from tests.api.wire import exchange
+from tests.chat.clients import eventually
 from tests.server import Server, joined, names
 from tests.standin_thread import StandInThread
 
@@ -18,15 +23,19 @@ LIMIT = 20.0
 NOWHERE = "http://127.0.0.1:9"
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without settings."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MOCHI_", "OLLAMA_"))}
+
+
 def run(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The command, run in this folder until it ends by itself."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MOCHI_", "OLLAMA_"))}
     return subprocess.run(
         [sys.executable, "-m", "mochi_server", *arguments],
         cwd=folder,
-        env={**clean, **(environment or {})},
+        env={**clean_environment(), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -51,6 +60,8 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> str:
         (["--host", "0.0.0.0"], {}, "--host"),  # noqa: S104 - that it is refused is the point
         (["--host", "::"], {}, "--host"),
         (["--ollama-host", "ftp://x"], {}, "--ollama-host"),
+        (["--ollama-host", "http://"], {}, "--ollama-host"),
+        (["--model", ""], {}, "--model must not be empty"),
     ],
 )
 def test_a_setting_that_makes_no_sense_stops_the_start_in_one_line(
@@ -79,7 +90,73 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, folder: str) -> No
     (tmp_path / "file").write_text("not a folder")
     line = refusal(run(tmp_path, "--port", "0", "--sessions-dir", folder))
     assert folder in line
+    assert line.endswith("; choose another with --data-dir or --sessions-dir")
     assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("folder", ["~nobody-of-this-name/x", "file/a\nb"])
+def test_a_folder_that_can_be_nowhere_is_told_in_one_line(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = refusal(run(tmp_path, "--port", "0", "--data-dir", folder))
+    assert line.endswith("; choose another with --data-dir or --sessions-dir")
+
+
+def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
+    """Exit code, output and errors of a process after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=LIMIT)
+    return process.returncode, output, errors
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, just started in this folder; it does not outlive the context."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "mochi_server", "--port", "0"],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def opened_for_writing(pipe: Path) -> int | None:
+    """A descriptor of the pipe, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        time.sleep(0.01)
+        return None
+
+
+def test_ctrl_c_while_the_code_is_read_in_ends_it_quietly(tmp_path: Path) -> None:
+    # A library that takes its time, found in the working folder before the real one.
+    (tmp_path / "dotenv.py").write_text("import time\nprint('reading', flush=True)\ntime.sleep(60)\n")
+    with starting(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"reading\n"
+        assert interrupted(process) == (130, b"", b"")
+
+
+def test_ctrl_c_while_the_settings_are_read_ends_it_quietly(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    with starting(tmp_path) as process:
+        writer = eventually(lambda: opened_for_writing(tmp_path / ".env"))
+        try:
+            # The command has opened its end, and waits for what never comes.
+            assert interrupted(process) == (130, b"", b"")
+        finally:
+            os.close(writer)
+
+
+def test_an_ipv6_address_that_was_allowed_is_answered_to(tmp_path: Path) -> None:
+    with Server(tmp_path, NOWHERE, "--allow-host", "fd00::5") as server:
+        for host, status in (("[fd00::5]:8000", 200), ("[FD00::5]", 200), ("[fd00::6]", 421)):
+            assert exchange(server.port, "GET", "/api/v1/sessions", [("Host", host)]).status_code == status
 
 
 def test_a_folder_that_another_server_holds_is_told_with_its_process(tmp_path: Path) -> None:
@@ -87,6 +164,7 @@ def test_a_folder_that_another_server_holds_is_told_with_its_process(tmp_path: P
         line = refusal(run(tmp_path, "--port", "0"))
         assert str(first.process.pid) in line
         assert "in use" in line
+        assert line.endswith("; choose another with --data-dir or --sessions-dir")
         assert first.client.get("/health").status_code == 200
         first.stop()
         with Server(tmp_path, NOWHERE) as second:

@@ -178,8 +178,44 @@ def test_an_env_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert ".env" in refusal(folder=tmp_path)
 
 
-def test_a_refused_address_does_not_show_its_password() -> None:
-    assert "s3cret" not in refusal("--ollama-host", "http://me:s3cret@host:99999")
+@pytest.mark.parametrize("rest", ["host:99999", "[::1", "", "/path", "[::1]x", "a b"])
+def test_a_refused_address_does_not_show_its_password(rest: str) -> None:
+    line = refusal("--ollama-host", f"http://me:s3cret@{rest}")
+    assert line.startswith("--ollama-host is no address: ")
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("flag", ["--allow-origin", "--allow-host", "--host", "--port", "--log-level"])
+def test_a_password_is_not_shown_where_a_url_does_not_belong_either(flag: str) -> None:
+    assert "s3cret" not in refusal(flag, "https://me:s3cret@host")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "line"),
+    [
+        (["--port", "65536"], {}, "--port must be at most 65535, not '65536'"),
+        (["--port=-1"], {}, "--port must be at least 0, not '-1'"),
+        (["--port", "abc"], {}, "--port must be a whole number, not 'abc'"),
+        ([], {"MOCHI_TOKEN_TIMEOUT": "0"}, "MOCHI_TOKEN_TIMEOUT must be more than 0, not '0'"),
+        ([], {"MOCHI_TOKEN_TIMEOUT": "1e9"}, "MOCHI_TOKEN_TIMEOUT must be at most 86400, not '1e9'"),
+        ([], {"MOCHI_TOKEN_TIMEOUT": "5s"}, "MOCHI_TOKEN_TIMEOUT must be a number, not '5s'"),
+        *(([f"{f}="], {}, f"{f} must not be empty") for f in ("--model", "--host", "--data-dir", "--allow-host")),
+        (["--model", "x" * 5000], {}, "--model must have at most 4096 characters"),
+        ([], {"MOCHI_DEMO": "maybe"}, "MOCHI_DEMO must be one of 1, true, yes, on, 0, false, no, off, not 'maybe'"),
+        (["--log-level", "loud"], {}, "--log-level must be one of debug, info, warning, error, not 'loud'"),
+        (["--log-format", "xml"], {}, "--log-format must be one of console, json, not 'xml'"),
+        ([], {"MOCHI_ON_DISCONNECT": "x"}, "MOCHI_ON_DISCONNECT must be one of cancel, continue, not 'x'"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_told_what_it_must_be(
+    arguments: list[str], environment: dict[str, str], line: str
+) -> None:
+    assert refusal(*arguments, environment=environment) == line
+
+
+def test_an_allowed_host_may_be_an_ipv6_address_with_or_without_brackets() -> None:
+    assert read("--allow-host", "::1", "--allow-host", "[FD00::5]").allow_host == ("[::1]", "[FD00::5]")
+    assert read(MOCHI_ALLOWED_HOSTS="FD00:0::5, a.lan").allow_host == ("[fd00::5]", "a.lan")
 
 
 def test_help_names_every_flag_and_variable_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +260,9 @@ def test_version_tells_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("::1", "http://[::1]:11434"),
         ("http://[2001:db8::1]:1/x", "http://[2001:db8::1]:1/x"),
         ("http://[::1]", "http://[::1]:80"),
+        ("http://:1234", "http://127.0.0.1:1234"),
+        ("http://me:secret@[::1]:5", "http://[::1]:5"),
+        ("http://me:se%5Bcret@example.com", "http://example.com:80"),
         (' "1.2.3.4" ', "http://1.2.3.4:11434"),
         ("'1.2.3.4:5'", "http://1.2.3.4:5"),
         ("0.0.0.0", "http://127.0.0.1:11434"),  # noqa: S104 - an address to reach, not to bind
@@ -240,7 +279,12 @@ def test_ollamas_address_is_taken_in_all_the_forms_that_ollama_takes(text: str, 
 
 
 @pytest.mark.parametrize(
-    "text", ["ftp://x", "x:", "x:0", "x:65536", "x:abc", "x:-1", "x:²", "http://x y", "a?b", "a#b", "HTTPX://a"]
+    "text",
+    [
+        *("ftp://x", "x:", "x:0", "x:65536", "x:abc", "x:-1", "x:²", "http://x y", "a?b", "a#b", "HTTPX://a"),
+        *("http://", "https://", "http:///path", "http://me:pass@", "me:pass@", "http://me:pass@/path"),
+        *("[::1", "::1]", "http://[::1", "http://me:pass@[::1", "[::1]]", "[[::1]]", "[::1]x", "[::1:11434", "x]:1"),
+    ],
 )
 def test_an_address_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
