@@ -1,25 +1,33 @@
 """The command line: settings, a socket, and uvicorn."""
 
-import asyncio
-import errno
-import math
-import socket
-import sys
-from collections.abc import Sequence
-from types import FrameType
-from typing import cast
+try:
+    import asyncio
+    import errno
+    import math
+    import socket
+    import sys
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import FrameType
+    from typing import cast
 
-import uvicorn
+    import uvicorn
 
-from mochi_server import __version__
-from mochi_server.api.http import State
-from mochi_server.app import create_app
-from mochi_server.observability.logs import configure
-from mochi_server.settings import Settings, SettingsError, read_settings
-from mochi_server.store.files import FolderInUse
-from mochi_server.store.sessions import SessionStore
+    from mochi_server import __version__, migrate_command
+    from mochi_server.api.http import State
+    from mochi_server.app import create_app
+    from mochi_server.chat.generations import Generations
+    from mochi_server.observability.logs import configure
+    from mochi_server.settings import Settings, SettingsError, read_settings
+    from mochi_server.store.files import FolderInUse
+    from mochi_server.store.sessions import SessionStore
+except KeyboardInterrupt:
+    # Reading all this in takes a third of a second, in which people change their minds.
+    raise SystemExit(130) from None
 
 BACKLOG = 2048
+LAST_WORDS = 0.5
+"""Seconds in which answers may still go out once there is no more waiting."""
 
 
 class Server(uvicorn.Server):
@@ -43,23 +51,58 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             print(f"mochi-server {__version__} listens on {self._address}", flush=True)  # noqa: T201 - for people
+            if hint := migrate_command.earlier_sessions(self._settings.sessions_folder):
+                print(hint, flush=True)  # noqa: T201 - for people
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the doors, end the running replies in time for their streams to end too."""
-        state = cast("State", self.lifespan.state)
-        seconds = max(self._settings.shutdown_seconds - 1, 0)
-        draining = asyncio.create_task(state["generations"].drain(seconds))
+        generations = cast("State", self.lifespan.state)["generations"]
+        draining = asyncio.create_task(generations.drain(max(self._settings.shutdown_seconds - 1, 0)))
+        hurrying = asyncio.create_task(self._end_all_when_forced(generations))
         await super().shutdown(sockets)
-        if self.force_exit:
-            # In a hurry, but what was shown is kept.
-            state["generations"].end_all()
         await draining
+        hurrying.cancel()
+        if self.force_exit:
+            # Both are left out by uvicorn then, and what was left running would end as a stack in the log.
+            await self._hang_up()
+            await self.lifespan.shutdown()
+
+    async def _end_all_when_forced(self, generations: Generations) -> None:
+        """In a hurry, but what was shown is kept."""
+        while not self.force_exit:  # noqa: ASYNC110 - a signal's handler can set no event; uvicorn looks as often
+            await asyncio.sleep(0.1)
+        generations.end_all()
+
+    async def _hang_up(self) -> None:
+        """Let the last words out, then leave those who do not listen."""
+        tasks = set(self.server_state.tasks)
+        if not tasks:
+            return
+        _, unfinished = await asyncio.wait(tasks, timeout=LAST_WORDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in unfinished:
+            task.cancel()
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=LAST_WORDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the server until it is told to stop. Exit code 2: it could not start, and said why in one line."""
+    """Run the server until it is told to stop. Exit code 2: it could not start, and said why in one line.
+
+    Exit code 130: Ctrl-C came before there was anything to stop in order.
+    """
     try:
-        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+        _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if arguments and arguments[0] == "migrate":
+        sys.exit(migrate_command.main(arguments[1:]))
+    try:
+        settings = read_settings(arguments)
         listener = _listen(settings)
         store = _take_folder(settings)
     except SettingsError as error:
@@ -89,22 +132,24 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _take_folder(settings: Settings) -> SessionStore:
-    store = SessionStore(settings.sessions_folder)
     try:
+        store = SessionStore(settings.sessions_folder)
         store.take()
     except FolderInUse as error:
-        raise SettingsError(
-            f"the sessions folder {settings.sessions_folder} is in use by {error}; choose another with --sessions-dir"
-        ) from None
+        reason = f"is in use by {error}"
     except OSError as error:
-        raise SettingsError(
-            f"the sessions folder {settings.sessions_folder} cannot be used: {error.strerror}"
-        ) from None
-    return store
+        reason = f"cannot be used: {error.strerror or error}"
+    except (RuntimeError, ValueError) as error:
+        # No home folder for `~`, or a character that no path may have.
+        reason = f"is none: {str(error).rstrip('.')}"
+    else:
+        return store
+    shown = str(Path(settings.data_dir) / settings.sessions_dir)
+    raise SettingsError(f"the sessions folder {shown!r} {reason}; choose another with --data-dir or --sessions-dir")
 
 
 def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
-    return uvicorn.Config(
+    config = uvicorn.Config(
         create_app(settings, store),
         http="httptools",
         ws="none",
@@ -115,6 +160,9 @@ def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
+    # Reads in the loop's library here, where Ctrl-C leaves nothing half begun.
+    config.get_loop_factory()
+    return config
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:

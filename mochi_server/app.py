@@ -21,7 +21,7 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
     @asynccontextmanager
     async def lifespan(_: Application) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            stack.callback(store.close)
+            stack.push_async_callback(store.close)
             await store.open()
             address = settings.ollama
             if settings.demo:
@@ -31,6 +31,7 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             stack.push_async_callback(ollama.close)
             catalog = Catalog(ollama, settings.model)
             generations = Generations(store, ollama, catalog, _reply_limits(settings), settings.disconnect_grace)
+            await generations.open()
             stack.push_async_callback(generations.drain, 0)
             yield State(settings=settings, store=store, ollama=ollama, catalog=catalog, generations=generations)
 

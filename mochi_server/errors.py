@@ -5,7 +5,7 @@
     ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
     ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
-    ├── SessionExists, SessionBusy, SessionDamaged                               what stands in the way
+    ├── SessionExists, SessionBusy, SessionDamaged, RevisionConflict             what stands in the way
     ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
     ├── StorageFull, StorageUnavailable
     └── ShuttingDown, InternalError
@@ -156,12 +156,19 @@ class SessionBusy(MochiError):
     code, status = "session_busy", 409
 
 
+class RevisionConflict(MochiError):
+    """`If-Match` names another revision than the session has."""
+
+    code, status = "revision_conflict", 412
+
+
 class SessionDamaged(MochiError):
-    """The session's file cannot be read; it is left untouched."""
+    """The session's file cannot be read; it is left untouched. `stamp` tells that state of it from others."""
 
     code, status = "session_damaged", 409
 
-    def __init__(self, session_id: str, reason: str) -> None:
+    def __init__(self, session_id: str, reason: str, stamp: bytes = b"") -> None:
+        self.stamp = stamp
         super().__init__(
             f"The file of session {session_id} cannot be read ({reason}). It was left untouched: mend it by hand, "
             "or move it out of the sessions folder.",

@@ -105,5 +105,5 @@ def test_paths_in_the_readme_are_routes_or_files() -> None:
     patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path)) + r"\Z") for _, path, _ in ROUTES]
     for path in re.findall(r"http://127\.0\.0\.1:8000(/[\w/-]*)", README):
         assert any(pattern.match(path) for pattern in patterns), f"the README calls {path}"
-    for file in re.findall(r"\]\(([^)#:]+)\)|(?:^|\s)(scripts/\w+)", README):
+    for file in re.findall(r"\]\(([^)#:]+)\)|(?:^|\s)(scripts/[\w-]+)", README):
         assert (ROOT / (file[0] or file[1])).exists(), f"the README names {file}"

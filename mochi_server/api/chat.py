@@ -5,8 +5,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mochi_server.api.http import correlation_id, json_response, read_json, state
+from mochi_server.api.http import correlation_id, etag, json_response, read_json, state
 from mochi_server.api.new_session import check_length, new_session
+from mochi_server.api.preconditions import if_match, refuse_idempotency_key, refuse_if_match
 from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest, StopRequest
 from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Outcome, Subscription, complete_event
@@ -38,20 +39,25 @@ async def stream_first(request: Request) -> Response:
 async def stop(request: Request) -> Response:
     """End the running reply, keeping what it had."""
     asked = await read_json(request, StopRequest, empty=StopRequest())
+    revisions = if_match(request)
     parts, session_id = state(request), request.path_params["session_id"]
-    await parts["store"].load(session_id)
-    return json_response(await parts["generations"].stop(session_id, asked.generation_id))
+    parts["generations"].expected(await parts["store"].load(session_id), revisions)
+    stopped = await parts["generations"].stop(session_id, asked.generation_id)
+    return json_response(stopped, headers=etag(await parts["store"].load(session_id)))
 
 
 async def _sent(request: Request) -> Subscription:
     asked = await read_json(request, ChatRequest)
-    session_id = request.path_params["session_id"]
+    refuse_idempotency_key(request)
+    session_id, revisions = request.path_params["session_id"], if_match(request)
     generations = state(request)["generations"]
-    return await generations.send(session_id, _ask(request, asked), correlation_id(request.scope))
+    return await generations.send(session_id, _ask(request, asked), correlation_id(request.scope), revisions)
 
 
 async def _sent_first(request: Request) -> Subscription:
     asked = await read_json(request, FirstChatRequest)
+    refuse_idempotency_key(request)
+    refuse_if_match(request)
     ask = _ask(request, asked)
     session = await new_session(request, CreateSession(model=asked.model, system_prompt=asked.system_prompt))
     return await state(request)["generations"].send_first(session, ask, correlation_id(request.scope))
@@ -80,7 +86,7 @@ def _ask(request: Request, asked: ChatRequest) -> Ask:
 
 def _stream(request: Request, subscription: Subscription) -> Response:
     heartbeat = state(request)["settings"].heartbeat_seconds
-    return EventStream(subscription, heartbeat, _session_header(subscription))
+    return EventStream(subscription, heartbeat, _headers(subscription, subscription.generation.revision))
 
 
 async def _whole(request: Request, subscription: Subscription) -> Response:
@@ -93,8 +99,9 @@ async def _whole(request: Request, subscription: Subscription) -> Response:
             group.cancel_scope.cancel()
     finally:
         subscription.close()
+    headers = _headers(subscription, outcome.revision or subscription.generation.revision)
     if outcome.failure is not None:
-        outcome.failure.headers.update(_session_header(subscription))
+        outcome.failure.headers.update(headers)
         raise outcome.failure
     message = outcome.message
     return json_response(
@@ -104,7 +111,7 @@ async def _whole(request: Request, subscription: Subscription) -> Response:
             "tool_calls_executed": [],
             "context_window": complete_event(message).context_window if message else None,
         },
-        headers=_session_header(subscription),
+        headers=headers,
     )
 
 
@@ -114,5 +121,6 @@ async def _until_gone(request: Request, waiting: anyio.CancelScope) -> None:
     waiting.cancel()
 
 
-def _session_header(subscription: Subscription) -> dict[str, str]:
-    return {"X-Session-Id": subscription.generation.session_id}
+def _headers(subscription: Subscription, revision: str) -> dict[str, str]:
+    """Which session it is, and its revision with what is saved by now."""
+    return {"X-Session-Id": subscription.generation.session_id, "ETag": f'"{revision}"'}

@@ -11,7 +11,8 @@ from mochi_server.domain.clock import timestamp
 from mochi_server.domain.messages import SystemMessage
 from mochi_server.domain.session import Metadata, Session
 from mochi_server.errors import PayloadTooLarge, PromptNotFound, ValidationFailed
-from mochi_server.store.sessions import ID, new_id
+from mochi_server.store.listing import ID
+from mochi_server.store.sessions import new_id
 
 DEFAULT_TOOL_SETTINGS: dict[str, Any] = {"tools": [], "execution_policy": "always_confirm", "tool_policies": {}}
 _DEFAULT_AGENT_SETTINGS: dict[str, Any] = {"enabled_agents": []}

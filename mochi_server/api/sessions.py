@@ -1,6 +1,7 @@
 """Sessions: create, list, read, change, delete; their messages and their tree."""
 
 import base64
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from mochi_server.api.http import etag, invalid_parameter, json_response, raw_response, read_json, state
 from mochi_server.api.new_session import DEFAULT_TOOL_SETTINGS, check_length, new_session
+from mochi_server.api.preconditions import if_match, refuse_if_match
 from mochi_server.api.shapes import ChangeSession, CreateSession, EditMessage, SetHead
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import window_reason, with_fixed_window
@@ -21,10 +23,12 @@ from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import message_json, metadata_json
 from mochi_server.errors import InvalidMessageIndex
 from mochi_server.ollama.catalog import full_name
-from mochi_server.store.index import Place
+from mochi_server.store.index import Listed, Place
+from mochi_server.store.listing import ID
 from mochi_server.store.sessions import new_id
 
 PAGE_MOST = 1000
+LONGEST_QUERY = 1000
 Rewrite = Callable[[Session, str], Session]
 _INDEX = re.compile(r"(?:0|-?[1-9][0-9]{0,8})\Z")
 _LIMIT = re.compile(r"[0-9]{1,4}\Z")
@@ -32,6 +36,7 @@ _LIMIT = re.compile(r"[0-9]{1,4}\Z")
 
 async def create(request: Request) -> Response:
     """Make a session."""
+    refuse_if_match(request)
     asked = await read_json(request, CreateSession, empty=CreateSession())
     saved = await state(request)["store"].create(await new_session(request, asked))
     location = f"/api/v1/sessions/{saved.metadata.session_id}"
@@ -41,20 +46,21 @@ async def create(request: Request) -> Response:
 async def list_sessions(request: Request) -> Response:
     """The sessions, newest first."""
     query = request.query_params
-    if "q" in query:
-        raise invalid_parameter("q", "this version cannot search yet")
-    model = query.get("model")
-    page = state(request)["store"].page(
+    looked_for, model = query.get("q"), query.get("model")
+    if looked_for is not None and len(looked_for) > LONGEST_QUERY:
+        raise invalid_parameter("q", f"it has {len(looked_for)} characters, {LONGEST_QUERY} are allowed")
+    page = await state(request)["store"].page(
         _limit(query.get("limit")),
         _place(query.get("cursor")),
-        lambda summary: model is None or full_name(summary.model) == full_name(model),
+        saying=looked_for,
+        matches=None if model is None else _of_model(model),
     )
     return json_response(
         {
-            "sessions": page.sessions,
+            "sessions": [msgspec.Raw(one.line) for one in page.sessions],
             "next_cursor": _cursor(page.more) if page.more else None,
             "total": page.total,
-            "damaged": page.damaged,
+            "damaged": [{"session_id": one.session_id, "reason": one.reason} for one in page.damaged],
         }
     )
 
@@ -67,23 +73,31 @@ async def read(request: Request) -> Response:
 async def change(request: Request) -> Response:
     """Change a session's metadata; a running reply goes on as it was asked for."""
     asked = await read_json(request, ChangeSession)
+    revisions = if_match(request)
     parts = state(request)
     session_id = request.path_params["session_id"]
-    session = await parts["store"].load(session_id)
+    await parts["store"].load(session_id)
     changes: dict[str, Any] = {k: v for k, v in msgspec.to_builtins(asked).items() if k != "context_window_config"}
     if asked.model is not UNSET:
         changes["model"] = await parts["catalog"].choose(asked.model)
     window = {} if asked.context_window_config is UNSET else msgspec.to_builtins(asked.context_window_config)
-    if changes or window:
-        session = await parts["store"].update(session_id, lambda current: _changed(current, changes, window))
+
+    def changed(session: Session) -> Session:
+        session = parts["generations"].expected(session, revisions)
+        return _changed(session, changes, window) if changes or window else session
+
+    # While a reply is made anew, a read shows another session than is saved: this tells what a read does.
+    session = parts["generations"].shown(await parts["store"].update(session_id, changed))
     return raw_response(metadata_json(session.metadata), headers=etag(session))
 
 
 async def delete(request: Request) -> Response:
     """Delete a session; a running reply is stopped first."""
     parts, session_id = state(request), request.path_params["session_id"]
+    revisions = if_match(request)
     await parts["store"].load(session_id)
-    async with parts["generations"].changing(session_id, ending=True):
+    async with parts["generations"].changing(session_id, revisions, ending=True) as expected:
+        expected(await parts["store"].load(session_id))
         await parts["store"].delete(session_id)
     return Response(status_code=204)
 
@@ -173,16 +187,18 @@ def session_response(session: Session) -> Response:
 async def rewritten(request: Request, rewrite: Rewrite) -> Session:
     """The session with its history changed and saved. Raises SessionBusy while a reply is being generated."""
     parts, session_id = state(request), request.path_params["session_id"]
+    revisions = if_match(request)
     # What cannot be done changes nothing, and ends no reply that nobody listens to.
     parts["generations"].check_free(session_id)
     rewrite(await parts["store"].load(session_id), timestamp(datetime.now(UTC)))
-    async with parts["generations"].changing(session_id):
-        return await parts["store"].update_held(session_id, lambda s: rewrite(s, timestamp(datetime.now(UTC))))
+    async with parts["generations"].changing(session_id, revisions) as expected:
+        return await parts["store"].update_held(
+            session_id, lambda session: rewrite(expected(session), timestamp(datetime.now(UTC)))
+        )
 
 
 async def _shown(request: Request) -> Session:
-    parts = state(request)
-    return parts["generations"].shown(await parts["store"].load(request.path_params["session_id"]))
+    return await state(request)["generations"].load(request.path_params["session_id"])
 
 
 def _changed(session: Session, changes: dict[str, Any], window: dict[str, Any]) -> Session:
@@ -226,6 +242,11 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
+def _of_model(model: str) -> Callable[[Listed], bool]:
+    name = full_name(model)
+    return lambda one: full_name(one.model) == name
+
+
 def _cursor(place: Place) -> str:
     return base64.urlsafe_b64encode("\n".join(place).encode()).decode()
 
@@ -233,8 +254,9 @@ def _cursor(place: Place) -> str:
 def _place(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
-    try:
-        updated_at, session_id = base64.b64decode(cursor, b"-_", validate=True).decode().split("\n")
-    except ValueError:
-        raise invalid_parameter("cursor", "it is not the next_cursor of an earlier answer") from None
-    return updated_at, session_id
+    with contextlib.suppress(ValueError):
+        # From the right: a time that somebody wrote by hand may hold anything.
+        updated_at, session_id = base64.b64decode(cursor, b"-_", validate=True).decode().rsplit("\n", 1)
+        if ID.match(session_id):
+            return updated_at, session_id
+    raise invalid_parameter("cursor", "it is not the next_cursor of an earlier answer")

@@ -7,7 +7,8 @@ from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from mochi_server.api.edge import UNWRAPPED_SEND
-from mochi_server.chat.generation import Entry, Subscription
+from mochi_server.chat.generation import Subscription
+from mochi_server.domain.events import Entry
 
 # Without a blank line, for both: a block that holds only these is an empty event to some clients. So they become the
 # first lines of the next event's block.

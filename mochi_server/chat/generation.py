@@ -12,27 +12,27 @@ import anyio
 import msgspec
 
 from mochi_server.domain.context_window import context_window
-from mochi_server.domain.events import Done, ErrorEvent, Event, MessageComplete, event_json
+from mochi_server.domain.events import Done, Entry, ErrorEvent, Event, MessageComplete, entry
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.errors import MochiError
+from mochi_server.store.files import storage_error
+from mochi_server.store.journal import Journal
 
 OnDisconnect = Literal["cancel", "continue"]
 StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "length"]
 Phase = Literal["waiting", "generating"]
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One event of the log: its name and its data as one line of JSON."""
-
-    name: str
-    data: bytes
-
-
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a reply ended: the message that was saved, if one was, and the failure, if there was one."""
+    """How a reply ended: the message that was saved, if one was, under which revision of the session and in place of
+    which, and the failure, if there was one. One that is not `settled` could not be saved: its journal has it.
+    """
 
     message: AssistantMessage | None = None
+    revision: str | None = None
+    replaced: str | None = None
     failure: MochiError | None = None
+    settled: bool = True
 
 
 class Generation:
@@ -47,6 +47,8 @@ class Generation:
         generation_id: str,
         session_id: str,
         parent_id: str,
+        revision: str,
+        journal: Journal,
         on_disconnect: OnDisconnect,
         correlation_id: str,
         began: float,
@@ -56,12 +58,17 @@ class Generation:
         self.session_id = session_id
         self.parent_id = parent_id
         """The user message that is answered."""
+        self.revision = revision
+        """The session's, with that message saved."""
+        self.journal = journal
         self.on_disconnect: OnDisconnect = on_disconnect
         self.correlation_id = correlation_id
         self.began = began
         self.phase: Phase = "waiting"
         self.stop_reason: StopReason | None = None
         self.outcome: Outcome | None = None
+        self.failure: MochiError | None = None
+        """Why no more of it can be kept, and so no more of it is shown."""
         self.log: list[Entry] = []
         self.upstream = anyio.CancelScope()
         """Around everything that waits for Ollama; what saves the reply is outside of it."""
@@ -88,12 +95,22 @@ class Generation:
         return self.on_disconnect == "cancel" and self._listeners == 0
 
     def publish(self, events: list[Event]) -> None:
-        """Log the events and wake who waits for them."""
-        self.log.extend([Entry(event.name, event_json(event)) for event in events])
-        self._wake()
+        """Write the events to the journal, then log them and wake who waits for them.
 
-    def finish(self, outcome: Outcome) -> None:
-        """Log the last events: the failure or the message that was saved, then `done`."""
+        Where the journal cannot be written the reply ends: nothing is shown that is not kept.
+        """
+        entries = [entry(event) for event in events]
+        if self.failure is None:
+            try:
+                self.journal.append(entries)
+            except OSError as error:
+                self.failure = storage_error(error)
+                self.upstream.cancel()
+                return
+            self._show(entries)
+
+    def last_words(self, outcome: Outcome) -> list[Entry]:
+        """The events of the end: the failure or the message that was saved, then `done`."""
         status: Literal["complete", "interrupted", "error"] = "interrupted"
         last: list[Event] = []
         if outcome.failure is not None:
@@ -102,9 +119,14 @@ class Generation:
         elif outcome.message is not None:
             status = outcome.message.status
             last.append(complete_event(outcome.message))
+        done = Done(session_id=self.session_id, generation_id=self.id, status=status)
+        return [entry(event) for event in (*last, done)]
+
+    def finish(self, outcome: Outcome, last: list[Entry]) -> None:
+        """Show the last events, which are in the journal already where it could be written."""
         self.outcome = outcome
         self._forget_leaving()
-        self.publish([*last, Done(session_id=self.session_id, generation_id=self.id, status=status)])
+        self._show(last)
         self._ended.set()
 
     def stop(self, reason: StopReason) -> None:
@@ -143,7 +165,8 @@ class Generation:
             self._leaving.cancel()
             self._leaving = None
 
-    def _wake(self) -> None:
+    def _show(self, entries: list[Entry]) -> None:
+        self.log.extend(entries)
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)

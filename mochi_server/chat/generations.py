@@ -1,28 +1,41 @@
 """The running replies: at most one a session, each a task of the application's, none of a request's."""
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import anyio
 import msgspec
 
-from mochi_server.chat.generation import Generation, Outcome, Subscription
+from mochi_server.chat.generation import Generation, Outcome, StopReason, Subscription
+from mochi_server.chat.start import Start, with_question
 from mochi_server.chat.turn import Ask, ReplyLimits, Turn
-from mochi_server.domain.clock import timestamp
-from mochi_server.domain.messages import UserMessage
+from mochi_server.chat.unsettled import Unsettled
+from mochi_server.domain.events import Entry
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import sealed
-from mochi_server.errors import EmptyHistory, InternalError, SessionBusy, ShuttingDown
-from mochi_server.observability.logs import log_exception
+from mochi_server.errors import EmptyHistory, InternalError, RevisionConflict, SessionBusy, ShuttingDown
+from mochi_server.observability.logs import log, log_exception
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
-from mochi_server.store.sessions import SessionStore, new_id
+from mochi_server.store.files import reason, storage_error
+from mochi_server.store.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
+
+SYNC_SECONDS = 0.5
+"""How often the journals of running replies are made durable: a power cut takes no more than this."""
+
+RETRY_BEATS = 10
+"""At every so many of those, replies that could not be saved are tried again."""
+
+Expected = frozenset[str] | None
+"""The revisions of which a session must be one; None where any will do."""
+
+Check = Callable[[Session], Session]
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,9 +60,17 @@ class Generations:
         self._catalog = catalog
         self._limits = limits
         self._grace = grace
+        self._unsettled = Unsettled(store)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._upkeep: asyncio.Task[None] | None = None
         self._closing = False
+
+    async def open(self) -> None:
+        """Save what an earlier process was shown of replies and could not save."""
+        await self._unsettled.settle_all()
+        if self._unsettled:
+            self._keep_up()
 
     def running(self, session_id: str) -> Generation | None:
         """The session's running reply."""
@@ -69,27 +90,48 @@ class Generations:
         # Another content under another revision, though no file has it.
         return view if view is session else sealed(view)[0]
 
-    async def send(self, session_id: str, ask: Ask, correlation_id: str) -> Subscription:
+    async def load(self, session_id: str) -> Session:
+        """The session as clients see it now. Raises what loading raises."""
+        await self._unsettled.settle(session_id)
+        return self.shown(await self._store.load(session_id))
+
+    def expected(self, session: Session, revisions: Expected) -> Session:
+        """The session, if it is of one of these revisions. Raises RevisionConflict."""
+        if revisions is None or session.metadata.revision in revisions:
+            return session
+        now = self.shown(session).metadata.revision
+        if now in revisions:
+            return session
+        raise RevisionConflict(
+            "The session has changed since the revision in If-Match was read. Read it again, and repeat the change "
+            "if it is still what you want.",
+            {"session_id": session.metadata.session_id, "revision": now},
+            {"ETag": f'"{now}"'},
+        )
+
+    async def send(self, session_id: str, ask: Ask, correlation_id: str, revisions: Expected = None) -> Subscription:
         """Begin a reply in a session, the user's message durably saved before Ollama is asked.
 
-        Raises what loading and saving raise, and SessionBusy, EmptyHistory, CapabilityMissing, ShuttingDown.
+        Raises what loading and saving raise, and SessionBusy, EmptyHistory, CapabilityMissing, RevisionConflict,
+        ShuttingDown.
         """
         self.check_free(session_id)
         if ask.think or session_id in self._running:
             # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
-            await self._check(_with_question(await self._store.load(session_id), ask), ask)
-        async with self.changing(session_id):
-            asked = await self._store.update_held(session_id, lambda session: _with_question(session, ask))
-            return self._begin(asked, ask, correlation_id)
+            await self._check(with_question(await self._store.load(session_id), ask), ask)
+        async with self.changing(session_id, revisions) as expected, self._start(session_id, ask) as start:
+            asked = await self._store.update_held(session_id, lambda session: start.prepared(expected(session)))
+            return self._begin(start, asked, correlation_id)
 
     async def send_first(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
         """As `send`, in a session that is made with its first message in one save."""
         self._refuse_when_closing()
         if ask.message is None:
             raise EmptyHistory("A session begins with a message. Send one in `message`.")
-        asked = _with_question(session, ask)
-        await self._check(asked, ask)
-        return self._begin(await self._store.create(asked), ask, correlation_id)
+        await self._check(session, ask)
+        async with self._start(session.metadata.session_id, ask) as start:
+            asked = await self._store.threads.run(start.prepared, session)
+            return self._begin(start, await self._store.create(asked), correlation_id)
 
     def check_free(self, session_id: str) -> None:
         """Raise SessionBusy where `changing` would, ShuttingDown where it would."""
@@ -103,23 +145,41 @@ class Generations:
             )
 
     @asynccontextmanager
-    async def changing(self, session_id: str, *, ending: bool = False) -> AsyncIterator[None]:
+    async def changing(
+        self, session_id: str, revisions: Expected = None, *, ending: bool = False
+    ) -> AsyncIterator[Check]:
         """Hold a session whose history is about to change, with no reply running in it.
 
-        A reply that nobody listens to any more is ended for it, with `ending` every one. Raises SessionBusy for
-        any other, ShuttingDown.
+        A reply that nobody listens to any more is ended for it, with `ending` every one. Yields what the session is to
+        pass before it is changed. Raises SessionBusy for any other reply, RevisionConflict, ShuttingDown.
         """
         while True:
             if not ending:
                 self.check_free(session_id)
             if (generation := self._running.get(session_id)) is not None:
-                generation.stop("stopped" if ending else "superseded")
-                await generation.ended()
+                revisions = await self._once_ended(generation, revisions, "stopped" if ending else "superseded")
             async with self._store.locked(session_id):
                 # While we waited for the session, another request may have begun a reply.
                 if session_id not in self._running:
-                    yield
+                    if not ending:
+                        await self._unsettled.settle_held(session_id)
+                    yield functools.partial(self.expected, revisions=revisions)
                     return
+
+    async def _once_ended(self, generation: Generation, revisions: Expected, why: StopReason) -> Expected:
+        """End a reply, if the session is of one of these revisions; those of which it may be then.
+
+        Raises RevisionConflict.
+        """
+        seen: str | None = None
+        if revisions is not None:
+            seen = self.expected(await self._store.load(generation.session_id), revisions).metadata.revision
+        generation.stop(why)
+        outcome = await generation.ended()
+        if revisions is None or outcome.revision is None or outcome.replaced != seen:
+            return revisions
+        # Our own doing, and nobody else's meanwhile: the client's revision is the one before it.
+        return revisions | {outcome.revision}
 
     async def stop(self, session_id: str, generation_id: str | None) -> Stopped:
         """Stop the session's running reply and wait until it is saved. Another id than its own stops nothing."""
@@ -151,35 +211,43 @@ class Generations:
             await self._all_ended()
         self.end_all()
         await self._all_ended()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        await self._unsettled.settle_all()
 
     def end_all(self) -> None:
         """Let no running reply go on; each is saved as it is."""
         for generation in list(self._running.values()):
             generation.stop("shutdown")
 
-    def _begin(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
+    @asynccontextmanager
+    async def _start(self, session_id: str, ask: Ask) -> AsyncIterator[Start]:
+        """A reply that is about to begin; one that does not leaves no journal."""
+        start = Start(session_id, ask, self._turn, self._store.journals)
+        try:
+            yield start
+        except OSError as error:
+            raise storage_error(error) from None
+        finally:
+            if not start.begun and start.journal is not None:
+                await self._store.threads.run(start.abandon)
+
+    def _turn(self, session: Session, ask: Ask) -> Turn:
+        return Turn(session, ask, store=self._store, ollama=self._ollama, catalog=self._catalog, limits=self._limits)
+
+    def _begin(self, start: Start, session: Session, correlation_id: str) -> Subscription:
         session_id = session.metadata.session_id
-        question = session.last_user()
-        if question is None:
-            raise EmptyHistory("There is no user message to answer. Send one in `message`.")
-        history = session.taken_back_to(question.message_id).path
+        turn, journal = start.ready()
         generation = Generation(
-            generation_id=new_id(),
+            generation_id=start.generation_id,
             session_id=session_id,
-            parent_id=question.message_id,
-            on_disconnect=ask.on_disconnect,
+            parent_id=turn.question_id,
+            revision=session.metadata.revision,
+            journal=journal,
+            on_disconnect=start.ask.on_disconnect,
             correlation_id=correlation_id,
             began=time.monotonic(),
             grace=self._grace,
-        )
-        turn = Turn(
-            session=session,
-            history=history,
-            ask=ask,
-            store=self._store,
-            ollama=self._ollama,
-            catalog=self._catalog,
-            limits=self._limits,
         )
         self._running[session_id] = generation
         if self._closing:
@@ -188,6 +256,7 @@ class Generations:
         task = asyncio.get_running_loop().create_task(self._run(generation, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._keep_up()
         return generation.subscribe()
 
     async def _run(self, generation: Generation, turn: Turn) -> None:
@@ -195,10 +264,50 @@ class Generations:
             outcome = await turn.run(generation)
         except Exception as error:  # noqa: BLE001 - whatever broke, every stream ends with `done`
             log_exception(logger, error, generation.correlation_id)
-            outcome = Outcome(failure=InternalError())
+            outcome = Outcome(failure=InternalError(), settled=False)
+        last = generation.last_words(outcome)
+        await self._close(generation, outcome, last)
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
-        generation.finish(outcome)
+        generation.finish(outcome, last)
+
+    async def _close(self, generation: Generation, outcome: Outcome, last: list[Entry]) -> None:
+        """End the journal. Where that fails, what it holds is looked at again before the session is changed."""
+        settled = outcome.settled
+        try:
+            if outcome.message is not None:
+                generation.journal.saved()
+            generation.journal.append(last)
+        except OSError as error:
+            settled = False
+            log(logger, logging.WARNING, "a journal cannot be written", reason=reason(error))
+        try:
+            await self._store.threads.run(
+                functools.partial(self._store.journals.end, generation.journal, settled=settled)
+            )
+        except OSError as error:
+            settled = False
+            log(logger, logging.WARNING, "a journal cannot be ended", reason=reason(error))
+        if not settled:
+            self._unsettled.add(generation.session_id)
+            self._keep_up()
+
+    def _keep_up(self) -> None:
+        if self._upkeep is None or self._upkeep.done():
+            self._upkeep = asyncio.get_running_loop().create_task(self._keep_journals())
+
+    async def _keep_journals(self) -> None:
+        """While there are any: make durable what the journals hold, and save what could not be saved before."""
+        beats = 0
+        while self._store.journals.writing or self._unsettled:
+            await asyncio.sleep(SYNC_SECONDS)
+            beats += 1
+            try:
+                await self._store.threads.run(self._store.journals.sync)
+            except OSError as error:
+                log(logger, logging.WARNING, "the journals cannot be synced", reason=reason(error))
+            if beats % RETRY_BEATS == 0:
+                await self._unsettled.settle_all()
 
     async def _check(self, session: Session, ask: Ask) -> None:
         if ask.think:
@@ -211,25 +320,6 @@ class Generations:
     def _refuse_when_closing(self) -> None:
         if self._closing:
             raise ShuttingDown
-
-
-def _with_question(session: Session, ask: Ask) -> Session:
-    """The session with what is asked as its last message.
-
-    Raises EmptyHistory. A message equal to the last one, still unanswered, is a second try and is not added twice.
-    """
-    if ask.message is None:
-        if session.last_user() is None:
-            raise EmptyHistory(
-                "There is no user message to answer in this session. Send one in `message`.",
-                {"session_id": session.metadata.session_id},
-            )
-        return session
-    head = session.head
-    if isinstance(head, UserMessage) and head.content == ask.message and not head.images:
-        return session
-    now = timestamp(datetime.now(UTC))
-    return session.append(UserMessage(content=ask.message, message_id=new_id(), timestamp=now), now)
 
 
 def _ended_by_itself(outcome: Outcome) -> bool:

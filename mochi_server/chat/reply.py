@@ -2,21 +2,23 @@
 
 from typing import Any
 
+import msgspec
+
 from mochi_server.domain.events import ContentDelta, Event, ThinkingDelta
-from mochi_server.domain.messages import AssistantMessage, Context, Stats, Status
-from mochi_server.domain.options import OptionValues
+from mochi_server.domain.messages import AssistantMessage, Stats
 from mochi_server.ollama.wire import Chunk
 
 NANOSECONDS_PER_MS = 1_000_000
 
 
 class ReplyInProgress:
-    """What has come of a reply so far. `began` and all other times are seconds of one monotonic clock."""
+    """What has come of a reply so far, but for its words: those are in its events.
+
+    `began` and all other times are seconds of one monotonic clock.
+    """
 
     def __init__(self, began: float) -> None:
         self._began = began
-        self._content: list[str] = []
-        self._thinking: list[str] = []
         self._tool_calls: list[Any] = []
         self._first: float | None = None
         self._last: Chunk | None = None
@@ -39,10 +41,8 @@ class ReplyInProgress:
         message = chunk.message
         if message is not None:
             if message.thinking:
-                self._thinking.append(message.thinking)
                 events.append(ThinkingDelta(message.thinking))
             if message.content:
-                self._content.append(message.content)
                 events.append(ContentDelta(message.content))
             if message.tool_calls:
                 self._tool_calls.extend(message.tool_calls)
@@ -53,36 +53,16 @@ class ReplyInProgress:
             self._last = chunk
         return events
 
-    def message(
-        self,
-        *,
-        message_id: str,
-        timestamp: str,
-        model: str,
-        status: Status,
-        done_reason: str | None,
-        options: OptionValues | None,
-        context: Context,
-        model_digest: str | None,
-        now: float,
-    ) -> AssistantMessage:
-        """The message that the reply makes. Its parent is for the session to say."""
+    def measured(self, message: AssistantMessage, now: float) -> AssistantMessage:
+        """The message with what Ollama and the clock say of it; its done_reason is Ollama's own unless it has one."""
         last = self._last or Chunk()
-        return AssistantMessage(
-            content="".join(self._content),
-            message_id=message_id,
-            timestamp=timestamp,
-            model=model,
-            thinking="".join(self._thinking) or None,
+        return msgspec.structs.replace(
+            message,
             tool_calls=self._tool_calls or None,
             eval_count=last.eval_count,
             prompt_eval_count=last.prompt_eval_count,
-            status=status,
-            done_reason=done_reason or last.done_reason,
-            model_digest=model_digest,
-            options=options,
-            context=context,
-            stats=self._stats(last, context.window, now),
+            done_reason=message.done_reason or last.done_reason,
+            stats=self._stats(last, message.context.window if message.context else None, now),
         )
 
     def _stats(self, last: Chunk, window: int | None, now: float) -> Stats:

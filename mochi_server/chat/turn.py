@@ -1,6 +1,7 @@
 """The turn: a history goes to Ollama, events come out, a message is saved. Every endpoint's replies come this way."""
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 
@@ -10,15 +11,26 @@ from mochi_server.chat.generation import Generation, OnDisconnect, Outcome
 from mochi_server.chat.reply import ReplyInProgress
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import estimated_tokens, with_fixed_window
+from mochi_server.domain.events import said
 from mochi_server.domain.history import newest_turns
-from mochi_server.domain.messages import AssistantMessage, Context, Message, Status
+from mochi_server.domain.messages import AssistantMessage, Context, Status
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
-from mochi_server.errors import ContextOverflow, MochiError, ModelNotFound, ShuttingDown
+from mochi_server.errors import (
+    ContextOverflow,
+    EmptyHistory,
+    MochiError,
+    ModelNotFound,
+    SessionDamaged,
+    ShuttingDown,
+    StorageFull,
+    StorageUnavailable,
+)
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.failures import timed_out
 from mochi_server.ollama.wire import ChatRequest, Chunk, Format, Think, wire_message
+from mochi_server.store.journal import Head
 from mochi_server.store.sessions import SessionStore, new_id
 
 
@@ -42,44 +54,67 @@ class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn:
-    """One reply to the last message of `history`: what is sent, and what becomes of the answer."""
+    """One reply to the last user message of a session: what is sent, and what becomes of the answer."""
 
     def __init__(
         self,
-        *,
         session: Session,
-        history: tuple[Message, ...],
         ask: Ask,
+        *,
         store: SessionStore,
         ollama: OllamaClient,
         catalog: Catalog,
         limits: ReplyLimits,
     ) -> None:
+        question = session.last_user()
+        if question is None:
+            raise EmptyHistory("There is no user message to answer. Send one in `message`.")
+        history = session.taken_back_to(question.message_id).path
         self._store = store
         self._ollama = ollama
         self._catalog = catalog
         self._limits = limits
+        self.question_id = question.message_id
         self._message_index = len(history) - (session.system is None)
+        self._session_id = session.metadata.session_id
         self._model = session.metadata.model
-        self._options = with_fixed_window(
+        options = with_fixed_window(
             {**(session.metadata.options or {}), **ask.options}, session.metadata.context_window_config
         )
         limit = ask.history_limit if ask.history_limit is not None else session.metadata.history_limit
         sent = newest_turns(history, limit) if isinstance(limit, int) else history
         self._sent = (*sent,) if session.system is None else (session.system, *sent)
-        self._context = Context(
-            window=self._options.get("num_ctx"),
-            messages_sent=len(self._sent),
-            messages_left_out=len(history) - len(sent),
+        self._asked_window = options.get("num_ctx")
+        self._reply = AssistantMessage(
+            content="",
+            message_id=new_id(),
+            timestamp=timestamp(datetime.now(UTC)),
+            model=self._model,
+            model_digest=known.digest if (known := catalog.known(self._model)) else None,
+            options=options or None,
+            context=Context(
+                window=self._asked_window,
+                messages_sent=len(self._sent),
+                messages_left_out=len(history) - len(sent),
+            ),
         )
         self._request = ChatRequest(
             model=self._model,
             messages=[wire_message(message) for message in self._sent],
             truncate=False,
-            options=self._options or None,
+            options=options or None,
             think=ask.think,
             format=ask.format,
             keep_alive=ask.keep_alive,
+        )
+
+    def head(self, generation_id: str) -> Head:
+        """What the journal knows of the reply before its first token."""
+        return Head(
+            session_id=self._session_id,
+            generation_id=generation_id,
+            question_id=self.question_id,
+            reply=self._reply,
         )
 
     async def run(self, generation: Generation) -> Outcome:
@@ -94,46 +129,68 @@ class Turn:
             failure = await self._explained(error)
         finally:
             time_is_up.cancel()
-        if reply.begun or reply.ended:
-            return await self._saved(reply, generation, failure)
+        if generation.failure is not None:
+            # What came since is not shown, so it is not said either.
+            failure = generation.failure
+        content, thinking = said(generation.log)
+        if content or thinking or (generation.failure is None and (reply.begun or reply.ended)):
+            message = self._message(reply, generation, failure, content, thinking)
+            return await self._saved(message, generation, failure)
         return Outcome(failure=failure or self._why_nothing_came(generation))
 
     def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
         now = time.monotonic()
         events = [event for chunk in chunks for event in reply.add(chunk, now)]
-        if reply.begun:
-            generation.phase = "generating"
         if events:
             generation.publish(events)
+        if reply.begun and generation.failure is None:
+            generation.phase = "generating"
         if reply.characters > self._limits.characters:
             generation.stop("length")
 
-    async def _saved(self, reply: ReplyInProgress, generation: Generation, failure: MochiError | None) -> Outcome:
+    def _message(
+        self, reply: ReplyInProgress, generation: Generation, failure: MochiError | None, content: str, thinking: str
+    ) -> AssistantMessage:
+        """The message that came about; its parent is for the session to say."""
         status, done_reason = _ending(reply, generation, failure)
-        now = timestamp(datetime.now(UTC))
         known = self._catalog.known(self._model)
-        message = reply.message(
-            message_id=new_id(),
-            timestamp=now,
-            model=self._model,
+        begun = msgspec.structs.replace(
+            self._reply,
+            content=content,
+            thinking=thinking or None,
+            timestamp=timestamp(datetime.now(UTC)),
             status=status,
             done_reason=done_reason,
-            options=self._options or None,
-            context=self._context,
-            model_digest=known.digest if known else None,
-            now=time.monotonic(),
+            model_digest=known.digest if known else self._reply.model_digest,
         )
+        return reply.measured(begun, time.monotonic())
+
+    async def _saved(self, message: AssistantMessage, generation: Generation, failure: MochiError | None) -> Outcome:
+        with contextlib.suppress(OSError):
+            # Should the save fail, or the process end here, the journal has all of it.
+            generation.journal.ending(message)
+        replaced = ""
+
+        def answered(session: Session) -> Session:
+            nonlocal replaced
+            replaced = session.metadata.revision
+            return session.answered(generation.parent_id, message, message.timestamp)
+
         try:
-            session = await self._store.update(
-                generation.session_id, lambda session: session.answered(generation.parent_id, message, now)
-            )
+            session = await self._store.update(generation.session_id, answered)
+        except (StorageFull, StorageUnavailable) as error:
+            error.message += " What was shown of the reply is kept beside the sessions, and added as soon as it can be."
+            return Outcome(failure=error, settled=False)
+        except SessionDamaged as error:
+            error.message += " The reply is kept beside the sessions, and added once the file is mended."
+            return Outcome(failure=error, settled=False)
         except MochiError as error:
             return Outcome(failure=error)
         if failure is not None:
             failure.message += " What had come is kept."
             failure.details["message_id"] = message.message_id
-        saved = next((m for m in session.path if m.message_id == message.message_id), None)
-        return Outcome(message=saved if isinstance(saved, AssistantMessage) else message, failure=failure)
+        saved = msgspec.structs.replace(message, parent_id=generation.parent_id)
+        return Outcome(message=saved, revision=session.metadata.revision, replaced=replaced, failure=failure)
 
     async def _explained(self, failure: MochiError) -> MochiError:
         """The failure, with what can be found out about it."""
@@ -167,13 +224,15 @@ class Turn:
         try:
             loaded = (await self._ollama.running()).models
         except MochiError:
-            return self._context.window
+            return self._asked_window
         names = {self._model, f"{self._model}:latest"}
-        return next((m.context_length for m in loaded if m.model in names), self._context.window)
+        return next((m.context_length for m in loaded if m.model in names), self._asked_window)
 
 
 def _ending(reply: ReplyInProgress, generation: Generation, failure: MochiError | None) -> tuple[Status, str | None]:
     """Status and done_reason: None where Ollama's own stands."""
+    if generation.failure is not None:
+        return "interrupted", "error"
     if reply.ended:
         return "complete", None
     if generation.stop_reason == "length":

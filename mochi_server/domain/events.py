@@ -1,5 +1,6 @@
 """What a stream tells its subscribers while a reply comes about."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -65,7 +66,20 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 Event = ContentDelta | ThinkingDelta | MessageComplete | ErrorEvent | Done
 
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One event as it is kept and sent: its name, and its data as one line of JSON."""
+
+    name: str
+    data: bytes
+
+
+class _Words(msgspec.Struct, gc=False):
+    content: str
+
+
 _json = msgspec.json.Encoder()
+_words = msgspec.json.Decoder(_Words)
 
 # Line ends to Unicode, not to JSON or SSE; who splits with their language's idea of a line breaks on them.
 _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
@@ -74,6 +88,20 @@ _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b
 def event_json(event: Event) -> bytes:
     """The event's data as one line of JSON."""
     return one_line(_json.encode(event))
+
+
+def entry(event: Event) -> Entry:
+    """The event as it is kept and sent."""
+    return Entry(event.name, event_json(event))
+
+
+def said(entries: Iterable[Entry]) -> tuple[str, str]:
+    """What the deltas among these say, joined: content and thinking."""
+    words: dict[str, list[str]] = {ContentDelta.name: [], ThinkingDelta.name: []}
+    for one in entries:
+        if (pieces := words.get(one.name)) is not None:
+            pieces.append(_words.decode(one.data).content)
+    return "".join(words[ContentDelta.name]), "".join(words[ThinkingDelta.name])
 
 
 def one_line(data: bytes) -> bytes:

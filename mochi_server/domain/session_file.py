@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,12 +29,14 @@ _ROLES: dict[str, type[Message]] = {
     "tool": ToolMessage,
 }
 _NESTED: dict[str, type[msgspec.Struct]] = {"context": Context, "stats": Stats}
+_FORMAT = [int(part) for part in FORMAT_VERSION.split(".")]
 _TOO_DEEP = "it is nested too deep"
 _PARTS = ("metadata", "messages", "detached")
 _json = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 _T = TypeVar("_T", bound=msgspec.Struct)
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class DamagedFile(ValueError):
@@ -68,13 +71,18 @@ def encode(session: Session) -> bytes:
     return sealed(session)[1]
 
 
-def decode(data: bytes) -> Session:
+def decode(data: bytes, upgraded: Upgrade | None = None) -> Session:
     """The session in a file's bytes, under the revision of its content.
 
-    Raises DamagedFile for what is not a session of format 2.0.
+    `upgraded` makes format 2.0 of older ones, and returns all else as it is. Raises DamagedFile for what is then not
+    a session of format 2.0.
     """
     try:
         raw = _decoder.decode(data)
+        raw = raw if upgraded is None else upgraded(raw)
+        # Only now: what is set aside lies a level deeper, and is to be read again.
+        if is_deeper_than(raw, DEEPEST_FILE):
+            raise DamagedFile(_TOO_DEEP)
         session = _session(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise DamagedFile(_reason(data, error)) from None
@@ -82,12 +90,9 @@ def decode(data: bytes) -> Session:
 
 
 def _session(raw: dict[str, Any]) -> Session:
-    if is_deeper_than(raw, DEEPEST_FILE):
-        raise DamagedFile(_TOO_DEEP)
     version = raw["metadata"].get("format_version") if isinstance(raw.get("metadata"), dict) else None
     if version != FORMAT_VERSION:
-        shown = repr(version[:16]) if isinstance(version, str) else "none"
-        raise DamagedFile(f"its format_version is {shown}, this server reads {FORMAT_VERSION!r}")
+        raise DamagedFile(_other_format(version))
     try:
         metadata = _known(raw["metadata"], Metadata)
     except msgspec.ValidationError as error:
@@ -164,6 +169,16 @@ def _unquoted(error: msgspec.ValidationError) -> str:
         place = told.rfind(" - at `$")
         return "Invalid value" + (told[place:] if place >= 0 else "")
     return told
+
+
+def _other_format(version: object) -> str:
+    if not isinstance(version, str):
+        return f"its format_version is none that this server reads: 1.0 to 1.4 and {FORMAT_VERSION}"
+    shown = repr(version[:16])
+    parts = version[:16].split(".")
+    if all(p.isascii() and p.isdecimal() for p in parts) and [int(p) for p in parts] > _FORMAT:
+        return f"its format_version is {shown}: a newer mochi-server wrote it, and only one as new can read it"
+    return f"its format_version is {shown}, this server reads 1.0 to 1.4 and {FORMAT_VERSION}"
 
 
 def _reason(data: bytes, error: Exception) -> str:

@@ -1,6 +1,7 @@
-"""What a list of sessions needs, in memory: built at start from the files, kept up with every save."""
+"""What a list of sessions needs, in memory: some 700 bytes a session, kept up with every save."""
 
 import bisect
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,61 +23,90 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     preview: str
 
 
-class Damaged(msgspec.Struct, frozen=True, kw_only=True):
+class Listed(msgspec.Struct, frozen=True, gc=False):
+    """A session's place in the list.
+
+    `stamp` tells one state of its file from another; `line` is its Summary as JSON, encoded once for all lists.
+    """
+
+    session_id: str
+    updated_at: str
+    model: str
+    stamp: bytes
+    line: bytes
+
+
+class Damaged(msgspec.Struct, frozen=True):
     """A file that cannot be read, and why."""
 
     session_id: str
     reason: str
+    stamp: bytes
 
 
 Place = tuple[str, str]
 """Where a session stands in the list: `updated_at`, then its id."""
 
+_json = msgspec.json.Encoder()
+
 
 class Index:
-    """Summaries, newest `updated_at` first, and the damaged files."""
+    """Sessions, newest `updated_at` first, and the damaged files."""
 
     def __init__(self) -> None:
-        self._summaries: dict[str, Summary] = {}
-        self._places: list[Place] = []
+        self._listed: dict[str, Listed] = {}
+        self._order: list[Listed] = []
         self._damaged: dict[str, Damaged] = {}
 
-    def put(self, summary: Summary) -> None:
-        """Add a session, or bring it up to date."""
-        self.drop(summary.session_id)
-        self._summaries[summary.session_id] = summary
-        bisect.insort(self._places, _place(summary))
+    def fill(self, listed: list[Listed]) -> None:
+        """Begin with these; quicker than adding them one by one."""
+        self._listed = {one.session_id: one for one in listed}
+        self._order = sorted(listed, key=place)
 
-    def put_damaged(self, session_id: str, reason: str) -> None:
+    def put(self, listed: Listed) -> None:
+        """Add a session, or bring it up to date."""
+        self.drop(listed.session_id)
+        self._listed[listed.session_id] = listed
+        bisect.insort(self._order, listed, key=place)
+
+    def put_damaged(self, damaged: Damaged) -> None:
         """Note that the session's file cannot be read."""
-        self.drop(session_id)
-        self._damaged[session_id] = Damaged(session_id=session_id, reason=reason)
+        self.drop(damaged.session_id)
+        self._damaged[damaged.session_id] = damaged
 
     def drop(self, session_id: str) -> None:
         """Forget a session; one that is not there is forgotten already."""
         self._damaged.pop(session_id, None)
-        if (old := self._summaries.pop(session_id, None)) is not None:
-            del self._places[bisect.bisect_left(self._places, _place(old))]
+        if (old := self._listed.pop(session_id, None)) is not None:
+            del self._order[bisect.bisect_left(self._order, place(old), key=place)]
 
-    def __contains__(self, session_id: str) -> bool:
-        """Whether the folder holds something under this id, be it readable or not."""
-        return session_id in self._summaries or session_id in self._damaged
-
-    def newest_first(self, before: Place | None = None) -> Iterator[Summary]:
+    def newest_first(self, before: Place | None = None) -> Iterator[Listed]:
         """The sessions from the newest on, or from the first behind `before` on."""
-        end = len(self._places) if before is None else bisect.bisect_left(self._places, before)
-        for place in range(end - 1, -1, -1):
-            yield self._summaries[self._places[place][1]]
+        end = len(self._order) if before is None else bisect.bisect_left(self._order, before, key=place)
+        for position in range(end - 1, -1, -1):
+            yield self._order[position]
+
+    def known(self) -> dict[str, Listed | Damaged]:
+        """A copy of what is in the index, by session id."""
+        return {**self._listed, **self._damaged}
+
+    def find(self, session_id: str) -> Listed | Damaged | None:
+        """What the index has of a session."""
+        return self._listed.get(session_id) or self._damaged.get(session_id)
 
     def damaged(self) -> list[Damaged]:
         """The files that cannot be read, by id."""
         return [self._damaged[session_id] for session_id in sorted(self._damaged)]
 
+    def __len__(self) -> int:
+        """How many sessions can be read."""
+        return len(self._listed)
 
-def summarize(session: Session) -> Summary:
-    """The session as a list shows it."""
+
+def listed(session: Session, stamp: bytes) -> Listed:
+    """The session as a list has it."""
     metadata = session.metadata
-    return Summary(
+    summary = Summary(
         session_id=metadata.session_id,
         model=metadata.model,
         title=metadata.title,
@@ -86,7 +116,11 @@ def summarize(session: Session) -> Summary:
         summary=metadata.summary,
         preview=session.preview(),
     )
+    # Few models, many sessions: one string for all that name it.
+    model = sys.intern(metadata.model)
+    return Listed(metadata.session_id, metadata.updated_at, model, stamp, _json.encode(summary))
 
 
-def _place(summary: Summary) -> Place:
-    return (summary.updated_at, summary.session_id)
+def place(one: Listed) -> Place:
+    """Where a session stands in the list."""
+    return (one.updated_at, one.session_id)

@@ -5,38 +5,38 @@ what is in memory follows the disk: a session counts as changed once its file is
 """
 
 import asyncio
+import contextlib
+import itertools
+import logging
 import os
-import re
 import secrets
-import stat
+import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 
-from mochi_server.domain import session_file
 from mochi_server.domain.session import Session
 from mochi_server.errors import MochiError, SessionDamaged, SessionExists, SessionNotFound
-from mochi_server.store import files
-from mochi_server.store.index import Damaged, Index, Place, Summary, summarize
+from mochi_server.observability.logs import log
+from mochi_server.store import files, session_files
+from mochi_server.store.index import Damaged, Listed, Place, place
+from mochi_server.store.journal import Journals
+from mochi_server.store.listing import ID, Listing
+from mochi_server.store.session_files import Change, Stored
+from mochi_server.store.threads import Threads, to_its_end
 
-ID = re.compile(r"[0-9a-f]{10}\Z")
+logger = logging.getLogger(__name__)
+
 CACHE_BYTES = 64 * 1024 * 1024
 """How much of the session files may be held decoded, counted by their size on disk."""
 
-
-_T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
-Write = Callable[[Path, bytes, Path], os.stat_result]
-Change = Callable[[Session], Session]
-
-THREADS = 8
-"""How many files may be read and written at the same time."""
+LOOK_AFTER_SECONDS = 1.0
+"""A list looks for changes by hand when the last look is longer ago: they are seen within two seconds, and while
+nobody asks for a list nothing is looked at."""
 
 
 def new_id() -> str:
@@ -47,23 +47,10 @@ def new_id() -> str:
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the list; `more` says where the next part begins, None at the end."""
 
-    sessions: list[Summary]
+    sessions: list[Listed]
     more: Place | None
     total: int
     damaged: list[Damaged]
-
-
-class _Stamp(msgspec.Struct, frozen=True):
-    """What tells one state of a file from another."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-
-
-class _Cached(msgspec.Struct, frozen=True):
-    stamp: _Stamp
-    session: Session
 
 
 class _Hold:
@@ -80,32 +67,36 @@ class SessionStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._inner = folder / ".mochi"
-        self._index = Index()
-        self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        self.threads = Threads()
+        self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
+        self.journals = Journals(self._inner / "journals", self._inner / "quarantine")
+        self._cache: OrderedDict[str, Stored] = OrderedDict()
         self._cached_bytes = 0
         self._holds: weakref.WeakValueDictionary[str, _Hold] = weakref.WeakValueDictionary()
         self._folder_lock: files.FolderLock | None = None
-        # Threads of our own: a trip costs a third of one through anyio's, and nobody else's work stands before ours.
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._looking = asyncio.Lock()
+        self._looked = float("-inf")
+        self._not_durable = False
+        """Whether the folder has changes that are not known to outlive a power cut."""
 
     def take(self) -> None:
         """Make the folder, if it is not there, and take its lock. Blocks. Raises OSError, FolderInUse."""
         files.make_folder(self._folder)
+        with os.scandir(self._folder) as entries:
+            next(entries, None)  # one that cannot be read is of no use
         files.make_folder(self._inner)
         self._folder_lock = files.FolderLock(self._inner / "lock")
 
     async def open(self) -> None:
-        """Read what is in the folder. Raises OSError."""
-        found = await self._in_thread(self._look)
-        for session_id, outcome in found:
-            if isinstance(outcome, Summary):
-                self._index.put(outcome)
-            else:
-                self._index.put_damaged(session_id, outcome)
+        """Read what is in the folder, and remove what a killed process left half done. Raises OSError."""
+        await self._listing.open()
+        self._looked = time.monotonic()
+        await self.threads.run(self._clean)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of the folder."""
-        self._threads.shutdown()
+        await self._listing.close()
+        self.threads.close()
         if self._folder_lock is not None:
             self._folder_lock.release()
             self._folder_lock = None
@@ -126,9 +117,9 @@ class SessionStore:
         hold = self._hold(session_id)
         changes = hold.changes
         cached = self._cache.get(session_id)
-        found: _Cached | SessionNotFound | SessionDamaged
+        found: Stored | SessionNotFound | SessionDamaged
         try:
-            found = await self._in_thread(_read, path, cached)
+            found = await self.threads.run(session_files.read, path, cached)
         except (SessionNotFound, SessionDamaged) as error:
             found = error
         except OSError as error:
@@ -146,18 +137,21 @@ class SessionStore:
         Raises SessionExists where anything has its id, StorageFull, StorageUnavailable.
         """
         session_id = session.metadata.session_id
+        path = self._path(session_id)
+
+        async def created() -> Session:
+            return self._saved(await self.threads.run(session_files.create, path, session, self._inner))
+
         try:
             async with self.locked(session_id):
-                return await self._write(session, files.create)
+                return await to_its_end(created())
         except FileExistsError:
             raise SessionExists(
                 f"There is a session {session_id} already. Leave session_id out to have one made.",
                 {"session_id": session_id},
             ) from None
-
-    async def save(self, session: Session) -> Session:
-        """Replace the session's file durably; returned under its revision. Raises StorageFull, StorageUnavailable."""
-        return await self._write(session, files.replace)
+        except OSError as error:
+            raise self._failed(error) from None
 
     async def update(self, session_id: str, change: Change) -> Session:
         """Load, change and save, with the session held. Raises what these three raise."""
@@ -173,85 +167,113 @@ class SessionStore:
         cached = self._cache.get(session_id)
 
         async def updated() -> Session:
-            now = await self._in_thread(_change, path, cached, change, self._inner)
-            self._hold(session_id).changes += 1
-            self._note(session_id, now, cached)
-            return now.session
+            try:
+                now = await self.threads.run(session_files.change, path, cached, change, self._inner)
+            except (SessionNotFound, SessionDamaged) as error:
+                self._note(session_id, error, cached)
+                raise
+            if self._not_durable:
+                # What is returned may be what an earlier save could not make safe.
+                await self.threads.run(files.sync_folder, self._folder)
+                self._not_durable = False
+            return now.session if now is cached else self._saved(now)
 
         try:
-            return await _to_its_end(updated())
+            return await to_its_end(updated())
         except OSError as error:
-            raise files.storage_error(error) from None
+            raise self._failed(error) from None
 
     async def delete(self, session_id: str) -> None:
-        """Remove the session durably. Raises as `load` does: a damaged file is not ours to delete."""
-        await self.load(session_id)
-        await _to_its_end(self._remove(session_id))
+        """Remove the session durably, and all that is kept of its words beside it.
 
-    def page(self, limit: int, after: Place | None = None, matches: Callable[[Summary], bool] = bool) -> Page:
-        """Up to `limit` sessions behind the place `after`, newest first; `total` counts all that match."""
-        sessions: list[Summary] = []
-        more: Place | None = None
-        for summary in self._index.newest_first(after):
-            if not matches(summary):
-                continue
-            if len(sessions) == limit:
-                more = (sessions[-1].updated_at, sessions[-1].session_id)
-                break
-            sessions.append(summary)
-        total = sum(1 for summary in self._index.newest_first() if matches(summary))
-        return Page(sessions=sessions, more=more, total=total, damaged=self._index.damaged())
+        The session must be held. Raises as `load` does: a damaged file is not ours to delete.
+        """
+        await self.load(session_id)
+        await to_its_end(self._remove(session_id))
+
+    async def page(
+        self,
+        limit: int,
+        after: Place | None = None,
+        *,
+        saying: str | None = None,
+        matches: Callable[[Listed], bool] | None = None,
+    ) -> Page:
+        """Up to `limit` sessions behind the place `after`, newest first; `total` counts all that match.
+
+        `saying` is looked for in titles and messages. Changes by hand are seen, too. Raises StorageUnavailable.
+        """
+        await self._look()
+        hits = await self._listing.search(saying) if saying else None
+        index = self._listing.index
+
+        def wanted(one: Listed) -> bool:
+            return (hits is None or one.session_id in hits) and (matches is None or matches(one))
+
+        sessions = list(itertools.islice(filter(wanted, index.newest_first(after)), limit + 1))
+        all_match = hits is None and matches is None
+        return Page(
+            sessions=sessions[:limit],
+            more=place(sessions[limit - 1]) if len(sessions) > limit else None,
+            total=len(index) if all_match else sum(1 for _ in filter(wanted, index.newest_first())),
+            damaged=index.damaged(),
+        )
 
     def _path(self, session_id: str) -> Path:
         if not ID.match(session_id):
             raise SessionNotFound(session_id)
         return self._folder / f"{session_id}.json"
 
-    def _look(self) -> list[tuple[str, Summary | str]]:
-        files.sweep(self._inner)
-        with os.scandir(self._folder) as entries:
-            ids = [e.name[:10] for e in entries if e.name.endswith(".json") and ID.match(e.name[:-5])]
-        return [(session_id, self._outcome(session_id)) for session_id in ids]
+    def _read(self, session_id: str) -> Stored:
+        return session_files.read(self._path(session_id), self._cache.get(session_id))
 
-    def _outcome(self, session_id: str) -> Summary | str:
+    async def _look(self) -> None:
+        """Bring the list up to date with changes by hand."""
+        async with self._looking:
+            if time.monotonic() - self._looked < LOOK_AFTER_SECONDS:
+                return
+            began = time.monotonic()
+            try:
+                differing = await self.threads.run(self._listing.differing, self._listing.index.known())
+            except OSError as error:
+                raise files.storage_error(error) from None
+            for session_id in differing:
+                with contextlib.suppress(MochiError):
+                    await self.load(session_id)
+            self._looked = began
+
+    def _clean(self) -> None:
         try:
-            return summarize(_read(self._path(session_id), None).session)
-        except SessionDamaged as error:
-            return str(error.details["reason"])
-        except SessionNotFound:
-            return "it was removed while it was read"
+            files.sweep(self._inner)
+            self.journals.clean(self._listing.index.known())
         except OSError as error:
-            return f"it cannot be read: {os.strerror(error.errno or 0)}"
-
-    async def _write(self, session: Session, write: Write) -> Session:
-        session_id = session.metadata.session_id
-        path = self._path(session_id)
-
-        async def written() -> Session:
-            now = await self._in_thread(_save, path, session, self._inner, write)
-            self._hold(session_id).changes += 1
-            self._remember(now)
-            return now.session
-
-        try:
-            return await _to_its_end(written())
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise files.storage_error(error) from None
-
-    async def _in_thread(self, work: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+            log(logger, logging.WARNING, "could not clean up", reason=files.reason(error))
 
     async def _remove(self, session_id: str) -> None:
+        failure: files.NotDurable | None = None
         try:
-            await self._in_thread(files.remove, self._path(session_id))
+            await self.threads.run(files.remove, self._path(session_id))
         except FileNotFoundError:
             raise SessionNotFound(session_id) from None
+        except files.NotDurable as error:
+            failure = error
         except OSError as error:
-            raise files.storage_error(error) from None
+            raise self._failed(error) from None
         self._hold(session_id).changes += 1
-        self._forget(session_id)
+        self._uncache(session_id)
+        await self._listing.purge(session_id)
+        try:
+            await self.threads.run(self.journals.drop, session_id)
+        except OSError as error:
+            log(logger, logging.WARNING, "a journal is left", session_id=session_id, reason=files.reason(error))
+        if failure is not None:
+            raise self._failed(failure)
+
+    def _failed(self, error: OSError) -> MochiError:
+        """The failure to tell. What the disk has after it is for the next list to find out."""
+        self._looked = float("-inf")
+        self._not_durable |= isinstance(error, files.NotDurable)
+        return files.storage_error(error)
 
     def _hold(self, session_id: str) -> _Hold:
         hold = self._holds.get(session_id)
@@ -259,86 +281,34 @@ class SessionStore:
             hold = self._holds[session_id] = _Hold()
         return hold
 
-    def _note(self, session_id: str, found: _Cached | SessionNotFound | SessionDamaged, cached: _Cached | None) -> None:
+    def _note(self, session_id: str, found: Stored | SessionNotFound | SessionDamaged, cached: Stored | None) -> None:
         """Bring memory up to date with what was just read."""
-        if isinstance(found, _Cached):
+        if isinstance(found, Stored):
             if found is not cached:
                 self._remember(found)
             elif session_id in self._cache:
                 self._cache.move_to_end(session_id)
             return
-        self._forget(session_id)
-        if isinstance(found, SessionDamaged):
-            self._index.put_damaged(session_id, found.details["reason"])
-
-    def _remember(self, cached: _Cached) -> None:
-        session_id = cached.session.metadata.session_id
         self._uncache(session_id)
-        self._cache[session_id] = cached
-        self._cached_bytes += cached.stamp.size
-        self._index.put(summarize(cached.session))
+        if isinstance(found, SessionDamaged):
+            self._listing.put_damaged(Damaged(session_id, found.details["reason"], found.stamp))
+        elif self._listing.index.find(session_id) is not None:
+            self._listing.drop(session_id)
+
+    def _saved(self, now: Stored) -> Session:
+        self._hold(now.session.metadata.session_id).changes += 1
+        self._remember(now)
+        return now.session
+
+    def _remember(self, stored: Stored) -> None:
+        session_id = stored.session.metadata.session_id
+        self._uncache(session_id)
+        self._cache[session_id] = stored
+        self._cached_bytes += stored.size
+        self._listing.put(stored)
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
             self._uncache(next(iter(self._cache)))
 
-    def _forget(self, session_id: str) -> None:
-        self._uncache(session_id)
-        self._index.drop(session_id)
-
     def _uncache(self, session_id: str) -> None:
         if (old := self._cache.pop(session_id, None)) is not None:
-            self._cached_bytes -= old.stamp.size
-
-
-async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
-    """Do this to its end even when the caller is cancelled: memory must learn what the disk holds, and the session's
-    lock is not let go of before.
-    """
-    task = asyncio.get_running_loop().create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _read(path: Path, cached: _Cached | None) -> _Cached:
-    """The file's session: the cached one where the file is as it was.
-
-    Raises SessionNotFound, SessionDamaged, OSError.
-    """
-    try:
-        return _decoded(path, cached)
-    except (FileNotFoundError, NotADirectoryError):
-        raise SessionNotFound(path.stem) from None
-    except session_file.DamagedFile as error:
-        raise SessionDamaged(path.stem, str(error)) from None
-
-
-def _decoded(path: Path, cached: _Cached | None) -> _Cached:
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode):
-        raise session_file.DamagedFile("it is not a plain file")
-    stamp = _stamp(status)
-    if cached is not None and cached.stamp == stamp:
-        return cached
-    session = session_file.decode(path.read_bytes())
-    if session.metadata.session_id != path.stem:
-        raise session_file.DamagedFile("its session_id is not its name")
-    return _Cached(stamp, session)
-
-
-def _save(path: Path, session: Session, scratch: Path, write: Write) -> _Cached:
-    """The session as it is on the disk now."""
-    sealed, data = session_file.sealed(session)
-    return _Cached(_stamp(write(path, data, scratch)), sealed)
-
-
-def _change(path: Path, cached: _Cached | None, change: Change, scratch: Path) -> _Cached:
-    """The file's session, changed and saved. Raises as `_read` does, and what `change` raises."""
-    found = _read(path, cached)
-    changed = change(found.session)
-    return found if changed is found.session else _save(path, changed, scratch, files.replace)
+            self._cached_bytes -= old.size
