@@ -41,7 +41,9 @@ async def stop(request: Request) -> Response:
     asked = await read_json(request, StopRequest, empty=StopRequest())
     revisions = if_match(request)
     parts, session_id = state(request), request.path_params["session_id"]
-    parts["generations"].expected(await parts["store"].load(session_id), revisions)
+    if revisions is not None:
+        parts["generations"].expected(await parts["store"].load(session_id), revisions)
+    # Before the file is looked at: a reply can be stopped when somebody has damaged or removed that.
     stopped = await parts["generations"].stop(session_id, asked.generation_id)
     return json_response(stopped, headers=etag(await parts["store"].load(session_id)))
 

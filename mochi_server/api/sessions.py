@@ -25,7 +25,7 @@ from mochi_server.errors import InvalidMessageIndex
 from mochi_server.ollama.catalog import full_name
 from mochi_server.store.index import Listed, Place
 from mochi_server.store.listing import ID
-from mochi_server.store.sessions import new_id
+from mochi_server.store.sessions import new_id, session_exists
 
 PAGE_MOST = 1000
 LONGEST_QUERY = 1000
@@ -38,6 +38,9 @@ async def create(request: Request) -> Response:
     """Make a session."""
     refuse_if_match(request)
     asked = await read_json(request, CreateSession, empty=CreateSession())
+    if asked.session_id is not None and state(request)["generations"].running(asked.session_id) is not None:
+        # Its file was removed by hand: the reply that still runs is not to end up in another conversation.
+        raise session_exists(asked.session_id)
     saved = await state(request)["store"].create(await new_session(request, asked))
     location = f"/api/v1/sessions/{saved.metadata.session_id}"
     return raw_response(metadata_json(saved.metadata), 201, {"Location": location, **etag(saved)})

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mochi_server.domain.clock import later
 from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, UserMessage
 from mochi_server.domain.options import OptionValues
 from mochi_server.errors import InvalidMessageIndex, MessageNotFound
@@ -186,9 +187,10 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         path = self.path if path is None else path
         system = self.system if system is msgspec.UNSET else system
         count = len(path) + (system is not None)
+        updated_at = later(now, self.metadata.updated_at)
         return msgspec.structs.replace(
             self,
-            metadata=msgspec.structs.replace(self.metadata, updated_at=now, message_count=count, **metadata),
+            metadata=msgspec.structs.replace(self.metadata, updated_at=updated_at, message_count=count, **metadata),
             system=system,
             path=path,
             detached=self.detached if detached is None else detached,

@@ -3,6 +3,7 @@
 `decode(encode(session))` is the session. Fields that this version does not know are kept at every level.
 """
 
+import codecs
 import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -78,7 +79,7 @@ def decode(data: bytes, upgraded: Upgrade | None = None) -> Session:
     a session of format 2.0.
     """
     try:
-        raw = _decoder.decode(data)
+        raw = _decoder.decode(data.removeprefix(codecs.BOM_UTF8))  # some editors begin a file with one
         raw = raw if upgraded is None else upgraded(raw)
         # Only now: what is set aside lies a level deeper, and is to be read again.
         if is_deeper_than(raw, DEEPEST_FILE):

@@ -237,6 +237,9 @@ class Journals:
         for path in list(self._folder.glob("*.*")):
             if path.suffix in {RUNNING, ENDED} and path.stem not in sessions:
                 path.unlink(missing_ok=True)
+        for path in list(self._quarantine.glob("*.*")):
+            if path.name.partition(".")[0] not in sessions:
+                path.unlink(missing_ok=True)
 
     def _void_no_more(self, path: Path) -> None:
         path.unlink(missing_ok=True)

@@ -44,6 +44,13 @@ def new_id() -> str:
     return secrets.token_hex(5)
 
 
+def session_exists(session_id: str) -> SessionExists:
+    """The id is taken."""
+    return SessionExists(
+        f"There is a session {session_id} already. Leave session_id out to have one made.", {"session_id": session_id}
+    )
+
+
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """A part of the list; `more` says where the next part begins, None at the end."""
 
@@ -146,10 +153,7 @@ class SessionStore:
             async with self.locked(session_id):
                 return await to_its_end(created())
         except FileExistsError:
-            raise SessionExists(
-                f"There is a session {session_id} already. Leave session_id out to have one made.",
-                {"session_id": session_id},
-            ) from None
+            raise session_exists(session_id) from None
         except OSError as error:
             raise self._failed(error) from None
 

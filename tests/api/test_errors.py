@@ -42,7 +42,12 @@ class House(NamedTuple):
 
     def state(self) -> tuple[dict[str, bytes], int]:
         """All session files, and how often Ollama was asked for a reply."""
-        files = {str(p): p.read_bytes() for p in self.server.sessions.rglob("*") if p.is_file() and p.name != "lock"}
+        # The index file is a cache that follows a second later: it may be written at any time.
+        files = {
+            str(path): path.read_bytes()
+            for path in self.server.sessions.rglob("*")
+            if path.is_file() and path.name != "lock" and not path.name.startswith("index.sqlite")
+        }
         return files, len(self.standin.chats)
 
     @contextmanager

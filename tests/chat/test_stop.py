@@ -186,3 +186,29 @@ def test_a_reply_that_had_no_token_in_all_its_time_is_a_timeout(strict: Server, 
 
     assert strict.contents(session) == [("user", "hi")]
     standin.wait_until_idle()
+
+
+@pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "removed"])
+def test_a_reply_whose_file_is_gone_can_be_stopped(server: Server, standin: StandInThread, damaged: bool) -> None:
+    session, file = server.new_session(), b"{"
+    standin.script(Behaviour(pieces=("a", "b"), gate=Gate(1)))
+    path = server.sessions / f"{session}.json"
+
+    with server.stream(f"/chat/{session}/stream", {"message": "hi"}) as events:
+        next(events)
+        if damaged:
+            path.write_bytes(file)
+        else:
+            path.unlink()
+            assert server.error("POST", "/sessions", {"session_id": session})[:2] == (409, "session_exists")
+        refused = server.error("POST", f"/chat/{session}/stop")
+        error, done = [*events]
+
+    told = (409, "session_damaged") if damaged else (404, "session_not_found")
+    assert refused[:2] == told
+    assert (error.data["code"], done.data["status"]) == (told[1], "error")
+    standin.wait_until_idle()
+    assert path.exists() == damaged
+    if damaged:
+        assert path.read_bytes() == file
+        path.unlink()

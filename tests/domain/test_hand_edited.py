@@ -77,3 +77,22 @@ def test_a_preview_skips_white_space_however_long() -> None:
 
 def test_a_window_that_is_true_is_none() -> None:
     assert with_fixed_window({}, {"current_window": True, "manual_override": True}) == {}
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read() -> None:
+    file = encode(conversation("q", "a"))
+    assert decode(b"\xef\xbb\xbf" + file) == decode(file)
+
+
+def test_a_clock_that_was_set_back_does_not_move_a_session_back_in_the_list() -> None:
+    session = conversation("q").with_metadata(at(50), title="before")
+    assert session.with_metadata(at(9), title="after").metadata.updated_at == at(50)
+    assert session.with_metadata(at(51), title="after").metadata.updated_at == at(51)
+
+
+@pytest.mark.parametrize("time", ["yesterday", "9999", "2999-13-41T00:00:00"])
+def test_a_time_by_hand_that_is_none_gives_way(time: str) -> None:
+    content = file_of_two()
+    content["metadata"]["updated_at"] = time
+    session = decode(json.dumps(content).encode())
+    assert session.with_metadata(at(9), title="new").metadata.updated_at == at(9)

@@ -5,13 +5,10 @@ import os
 import random
 import stat
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -19,10 +16,10 @@ from mochi_server.domain.session_file import decode, encode
 from mochi_server.errors import StorageFull, StorageUnavailable
 from mochi_server.store import files
 from tests.store.child import STATES, states
-from tests.store.opened import LIMIT, child
+from tests.store.opened import LIMIT, child, syncs
 
 KILLS = 30
-Write = Callable[[Path, bytes, Path], None]
+Write = Callable[[Path, bytes, Path], os.stat_result]
 both_writes = pytest.mark.parametrize("write", [files.replace, files.create])
 
 
@@ -65,6 +62,57 @@ def test_a_replaced_file_never_changes_for_who_has_the_old_one_open(tmp_path: Pa
     with (tmp_path / "file").open("rb") as reader:
         files.replace(tmp_path / "file", b"new", scratch)
         assert reader.read() == b"old"
+
+
+def test_a_file_that_is_as_expected_is_replaced(tmp_path: Path, scratch: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    expected = files.stamp((tmp_path / "file").lstat())
+    status = files.replace(tmp_path / "file", b"new", scratch, expected)
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert files.stamp(status) == files.stamp((tmp_path / "file").lstat())
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(b"theirs, and longer")
+
+
+def put_another_there(path: Path) -> None:
+    path.with_name("other").write_bytes(b"old")
+    path.with_name("other").replace(path)
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def put_a_link_there(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+@pytest.mark.parametrize("change", [rewrite, put_another_there, touch, put_a_link_there, Path.unlink])
+def test_a_file_that_is_not_as_expected_is_not_replaced(
+    change: Callable[[Path], object], tmp_path: Path, scratch: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    expected = files.stamp(path.lstat())
+    change(path)
+    before = {name: (tmp_path / name).lstat() for name in names(tmp_path) if name != "scratch"}
+    with pytest.raises(files.FileChanged):
+        files.replace(path, b"new", scratch, expected)
+    assert {name: (tmp_path / name).lstat() for name in names(tmp_path) if name != "scratch"} == before
+    assert b"new" not in [p.read_bytes() for p in tmp_path.iterdir() if p.is_file()]
+    assert names(scratch) == []
+
+
+def test_a_private_file_is_made_empty_and_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    files.make_private(tmp_path / "file")
+    assert ((tmp_path / "file").read_bytes(), mode(tmp_path / "file")) == (b"", 0o600)
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "file").chmod(0o640)
+    files.make_private(tmp_path / "file")
+    assert ((tmp_path / "file").read_bytes(), mode(tmp_path / "file")) == (b"mine", 0o640)
 
 
 def test_a_new_folder_is_its_owners_alone(tmp_path: Path) -> None:
@@ -167,39 +215,6 @@ def test_a_sweep_removes_what_was_left_half_written_and_nothing_else(tmp_path: P
 
 
 # Durability: what is on the disk before what
-
-
-@contextmanager
-def syncs(look: Callable[[int], object]) -> Iterator[list[object]]:
-    """What `look` sees of each descriptor at the moment it is synced, in order.
-
-    The interpreter's own profile hook tells of calls but not of their arguments: the descriptor is the one file that
-    is open then and was not before.
-    """
-    before, seen = descriptors(), list[object]()
-
-    def hook(_frame: FrameType, event: str, called: object) -> None:
-        if event == "c_call" and called in (os.fsync, os.fdatasync):
-            (descriptor,) = descriptors() - before
-            seen.append(look(descriptor))
-
-    old = sys.getprofile()
-    sys.setprofile(hook)
-    try:
-        yield seen
-    finally:
-        sys.setprofile(old)
-
-
-def descriptors() -> set[int]:
-    found = set()
-    for number in range(256):
-        try:
-            os.fstat(number)
-        except OSError:
-            continue
-        found.add(number)
-    return found
 
 
 @pytest.mark.parametrize(("write", "before"), [(files.replace, b"old"), (files.replace, None), (files.create, None)])

@@ -11,8 +11,8 @@ import pytest
 
 from mochi_server.domain.session_file import encode
 from mochi_server.errors import StorageUnavailable
-from tests.domain.talk import SESSION_ID, conversation
-from tests.store.opened import damaged, limited, listed, opened
+from tests.domain.talk import SESSION_ID, at, conversation
+from tests.store.opened import damaged, limited, listed, opened, summaries
 
 OPEN_AND_LIST = """
 import asyncio, sys
@@ -23,7 +23,8 @@ async def main():
     store = SessionStore(Path(sys.argv[1]))
     store.take()
     await store.open()
-    print([d.session_id for d in store.page(1).damaged])
+    print([d.session_id for d in (await store.page(1)).damaged])
+    await store.close()
 
 asyncio.run(main())
 """
@@ -38,9 +39,11 @@ async def test_files_nested_too_deep_are_damage_and_do_not_stop_the_start(tmp_pa
         file = encode(conversation("q", session_id=session_id)).rstrip()[:-1] + nested
         (tmp_path / f"{session_id}.json").write_bytes(file)
     async with opened(tmp_path) as store:
-        assert {*listed(store), *damaged(store)} == {f"{depth:010x}" for depth in depths}
-        for session_id in listed(store):
-            await store.save(await store.load(session_id))
+        whole = await listed(store)
+        assert {*whole, *await damaged(store)} == {f"{depth:010x}" for depth in depths}
+        for session_id in whole:
+            await store.update(session_id, lambda session: session.with_metadata(at(9), title="saved"))
+        assert [s.title for s in await summaries(store)] == ["saved"] * len(whole)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
@@ -55,7 +58,7 @@ def test_a_pipe_in_place_of_a_file_is_damage_and_does_not_hang_the_start(tmp_pat
 async def test_a_folder_among_the_leftovers_does_not_stop_the_start(tmp_path: Path) -> None:
     (tmp_path / ".mochi" / "x.tmp").mkdir(parents=True)
     async with opened(tmp_path) as store:
-        assert listed(store) == []
+        assert await listed(store) == []
 
 
 @limited
@@ -79,4 +82,4 @@ async def test_a_session_that_could_not_be_deleted_is_still_listed(tmp_path: Pat
                 await store.delete(SESSION_ID)
         finally:
             subprocess.run(["chattr", "-i", str(tmp_path)], check=True)
-        assert listed(store) == [SESSION_ID]
+        assert await listed(store) == [SESSION_ID]
