@@ -68,7 +68,7 @@ def test_what_belongs_to_one_room_is_imported_in_no_other() -> None:
 
 
 def test_the_domain_does_no_io() -> None:
-    pure = {"hashlib", "collections", "datetime", "typing", "msgspec", "mochi_server"}
+    pure = {"hashlib", "codecs", "collections", "datetime", "re", "typing", "msgspec", "mochi_server"}
     strays = [
         f"{place(module)} imports {imported}"
         for module in MODULES
