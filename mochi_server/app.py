@@ -10,7 +10,6 @@ from mochi_server.chat.turn import ReplyLimits
 from mochi_server.ollama.address import parse_address
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import Limits, OllamaClient
-from mochi_server.ollama.demo import demo_standin
 from mochi_server.settings import Settings
 from mochi_server.store.sessions import SessionStore
 
@@ -25,6 +24,9 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             await store.open()
             address = settings.ollama
             if settings.demo:
+                # A tenth of what a start takes, for --demo alone.
+                from mochi_server.ollama.demo import demo_standin  # noqa: PLC0415
+
                 standin = await stack.enter_async_context(demo_standin())
                 address = parse_address(standin.url)
             ollama = OllamaClient(address, _limits(settings))

@@ -69,6 +69,7 @@ class Server:
                 [*self._through, sys.executable, "-m", "mochi_server", *self._arguments],
                 cwd=self.folder,
                 env={**environment, **self._environment},
+                bufsize=0,  # what is read beyond the first line would be lost to `communicate`
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
