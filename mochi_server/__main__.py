@@ -17,8 +17,9 @@ try:
     from mochi_server.api.http import State
     from mochi_server.app import create_app
     from mochi_server.chat.generations import Generations
+    from mochi_server.command_line import read_settings
     from mochi_server.observability.logs import configure
-    from mochi_server.settings import Settings, SettingsError, read_settings
+    from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
     from mochi_server.store.sessions import SessionStore
 except KeyboardInterrupt:
@@ -26,6 +27,9 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 BACKLOG = 2048
+PEER_SECONDS = 90
+"""How long a client may be silent on the level of TCP; a stream's heartbeats are acknowledged by who is there."""
+
 LAST_WORDS = 0.5
 """Seconds in which answers may still go out once there is no more waiting."""
 
@@ -121,6 +125,7 @@ def _listen(settings: Settings) -> socket.socket:
         if sys.platform != "win32":
             # There it would let two servers share the port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _notice_dead_peers(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -129,6 +134,19 @@ def _listen(settings: Settings) -> socket.socket:
             reason = "it is in use; choose another with --port"
         raise SettingsError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
     return listener
+
+
+def _notice_dead_peers(listener: socket.socket) -> None:
+    """Have the system end connections whose other side is gone without a word; accepted ones inherit it.
+
+    Who is there but reads nothing is waited for as long.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"TCP_KEEPIDLE": PEER_SECONDS, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+    options["TCP_USER_TIMEOUT"] = PEER_SECONDS * 1000  # of what was sent and not acknowledged
+    for name, value in options.items():
+        if (option := getattr(socket, name, None)) is not None:  # each system has others of them
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _take_folder(settings: Settings) -> SessionStore:

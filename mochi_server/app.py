@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from mochi_server.api.application import Application, application
 from mochi_server.api.http import State
+from mochi_server.chat.admission import Admission
 from mochi_server.chat.generations import Generations
 from mochi_server.chat.turn import ReplyLimits
 from mochi_server.ollama.address import parse_address
@@ -32,7 +33,14 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             ollama = OllamaClient(address, _limits(settings))
             stack.push_async_callback(ollama.close)
             catalog = Catalog(ollama, settings.model)
-            generations = Generations(store, ollama, catalog, _reply_limits(settings), settings.disconnect_grace)
+            generations = Generations(
+                store,
+                ollama,
+                catalog,
+                Admission(settings.max_concurrent, settings.max_queue),
+                _reply_limits(settings),
+                settings.disconnect_grace,
+            )
             await generations.open()
             stack.push_async_callback(generations.drain, 0)
             yield State(settings=settings, store=store, ollama=ollama, catalog=catalog, generations=generations)
@@ -47,4 +55,6 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _reply_limits(settings: Settings) -> ReplyLimits:
-    return ReplyLimits(characters=settings.max_reply_chars, seconds=settings.max_reply_seconds)
+    return ReplyLimits(
+        characters=settings.max_reply_chars, seconds=settings.max_reply_seconds, queue_seconds=settings.queue_timeout
+    )

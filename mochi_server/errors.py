@@ -6,16 +6,17 @@
     ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
     ├── SessionExists, SessionBusy, SessionDamaged, RevisionConflict             what stands in the way
+    ├── NoGeneration, IdempotencyMismatch, IdempotencyExpired, QueueFull         which reply, and when
     ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
     ├── StorageFull, StorageUnavailable
-    └── ShuttingDown, InternalError
+    └── ShuttingDown, InternalError, Retold
 
 Codes and statuses are the error table of `app_specs/http_api.md`. A message says what happened, why, and what to do
 next; it never holds a path, a stack or a secret.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 class MochiError(Exception):
@@ -24,8 +25,8 @@ class MochiError(Exception):
     `details` is JSON-ready and named by the table; `headers` go with the HTTP answer.
     """
 
-    code: ClassVar[str] = "internal_error"
-    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    status: int = 500
 
     def __init__(
         self, message: str, details: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
@@ -162,6 +163,30 @@ class RevisionConflict(MochiError):
     code, status = "revision_conflict", 412
 
 
+class NoGeneration(MochiError):
+    """No reply runs, or is kept, that could be listened to."""
+
+    code, status = "no_generation", 404
+
+
+class IdempotencyMismatch(MochiError):
+    """The same `Idempotency-Key` came with another body."""
+
+    code, status = "idempotency_mismatch", 422
+
+
+class IdempotencyExpired(MochiError):
+    """The reply that an `Idempotency-Key` was used for is gone."""
+
+    code, status = "idempotency_expired", 409
+
+
+class QueueFull(MochiError):
+    """Too many replies wait already, or this one has waited too long; with `Retry-After`."""
+
+    code, status = "queue_full", 503
+
+
 class SessionDamaged(MochiError):
     """The session's file cannot be read; it is left untouched. `stamp` tells that state of it from others."""
 
@@ -240,3 +265,18 @@ class InternalError(MochiError):
             "Something went wrong inside the server. Its log has the details under this correlation id. "
             "What was saved before is still there."
         )
+
+
+class Retold(MochiError):
+    """A failure that was told before, told again."""
+
+    def __init__(self, code: str, message: str, details: Mapping[str, Any]) -> None:
+        super().__init__(message, details)
+        self.code = code
+        self.status = next((kind.status for kind in _kinds(MochiError) if kind.code == code), self.status)
+
+
+def _kinds(kind: type[MochiError]) -> Iterator[type[MochiError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _kinds(below)

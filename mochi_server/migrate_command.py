@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from mochi_server.command_line import Parser, add_flags, values_told
 from mochi_server.domain.session import FORMAT_VERSION
-from mochi_server.settings import SETTINGS, Parser, Settings, SettingsError, add_flags, values_told
+from mochi_server.settings import SETTINGS, Settings, SettingsError
 from mochi_server.store.files import FolderInUse
 from mochi_server.store.migrate import Report, Untouched, migrate
 

@@ -13,6 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HOUSE = (
     "__main__",
     "migrate_command",
+    "command_line",
     "app",
     "api",
     "settings",
@@ -29,7 +30,7 @@ RESERVED = {
     "starlette": {"api"},
     "sse_starlette": {"api"},
     "uvicorn": {"__main__"},
-    "argparse": {"settings", "migrate_command"},
+    "argparse": {"command_line", "migrate_command"},
     "ollama": {"ollama"},
     "httpx": {"ollama"},
     "httptools": {"ollama"},

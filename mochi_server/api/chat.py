@@ -1,19 +1,25 @@
 """Chat: send a message, or answer anew; whole or as a stream, in a session or in a new one; and stop."""
 
+import re
+
 import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mochi_server.api.http import correlation_id, etag, json_response, read_json, state
+from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_response, read_json, state
 from mochi_server.api.new_session import check_length, new_session
-from mochi_server.api.preconditions import if_match, refuse_idempotency_key, refuse_if_match
+from mochi_server.api.preconditions import idempotency_key, if_match, refuse_if_match
 from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest, StopRequest
 from mochi_server.api.sse import EventStream
-from mochi_server.chat.generation import Outcome, Subscription, complete_event
+from mochi_server.chat.generation import Listener, Outcome, complete_event
+from mochi_server.chat.joining import Known
 from mochi_server.chat.turn import Ask
 from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
+from mochi_server.store.keys import SERVER
+
+_EVENT_ID = re.compile(r"(?P<generation>[0-9a-f]{10})-(?P<number>[1-9][0-9]{0,9})\Z")
 
 
 async def send(request: Request) -> Response:
@@ -36,6 +42,15 @@ async def stream_first(request: Request) -> Response:
     return _stream(request, await _sent_first(request))
 
 
+async def listen(request: Request) -> Response:
+    """The running reply, or the last one once more, from its first event on or behind one that is known."""
+    after = _known_event(request)
+    listener = await state(request)["generations"].joining.last(request.path_params["session_id"], after)
+    if listener is None:
+        return Response(status_code=204)  # which ends a browser's EventSource
+    return _stream(request, listener)
+
+
 async def stop(request: Request) -> Response:
     """End the running reply, keeping what it had."""
     asked = await read_json(request, StopRequest, empty=StopRequest())
@@ -48,21 +63,36 @@ async def stop(request: Request) -> Response:
     return json_response(stopped, headers=etag(await parts["store"].load(session_id)))
 
 
-async def _sent(request: Request) -> Subscription:
+async def _sent(request: Request) -> Listener:
     asked = await read_json(request, ChatRequest)
-    refuse_idempotency_key(request)
-    session_id, revisions = request.path_params["session_id"], if_match(request)
-    generations = state(request)["generations"]
-    return await generations.send(session_id, _ask(request, asked), correlation_id(request.scope), revisions)
+    session_id = request.path_params["session_id"]
+    key = idempotency_key(request, session_id, asked)
+    return await state(request)["generations"].send(
+        session_id, _ask(request, asked), correlation_id(request.scope), if_match(request), key
+    )
 
 
-async def _sent_first(request: Request) -> Subscription:
+async def _sent_first(request: Request) -> Listener:
     asked = await read_json(request, FirstChatRequest)
-    refuse_idempotency_key(request)
     refuse_if_match(request)
+    key = idempotency_key(request, SERVER, asked)
     ask = _ask(request, asked)
-    session = await new_session(request, CreateSession(model=asked.model, system_prompt=asked.system_prompt))
-    return await state(request)["generations"].send_first(session, ask, correlation_id(request.scope))
+    wanted = CreateSession(model=asked.model, system_prompt=asked.system_prompt)
+    return await state(request)["generations"].send_first(
+        lambda: new_session(request, wanted), ask, correlation_id(request.scope), key
+    )
+
+
+def _known_event(request: Request) -> Known | None:
+    """The last event that the client has: the header wins over `after`."""
+    header = request.headers.get("last-event-id")
+    name, text = ("after", request.query_params.get("after")) if header is None else ("Last-Event-ID", header)
+    if text is None:
+        return None
+    match = _EVENT_ID.match(text)
+    if match is None:
+        raise invalid_parameter(name, f"{text[:60]!r} is no event's id, such as 1970cc586e-12")
+    return Known(generation_id=match["generation"], number=int(match["number"]), told_in=name)
 
 
 def _ask(request: Request, asked: ChatRequest) -> Ask:
@@ -86,29 +116,29 @@ def _ask(request: Request, asked: ChatRequest) -> Ask:
     )
 
 
-def _stream(request: Request, subscription: Subscription) -> Response:
+def _stream(request: Request, listener: Listener) -> Response:
     heartbeat = state(request)["settings"].heartbeat_seconds
-    return EventStream(subscription, heartbeat, _headers(subscription, subscription.generation.revision))
+    return EventStream(listener, heartbeat, _headers(listener, listener.revision))
 
 
-async def _whole(request: Request, subscription: Subscription) -> Response:
+async def _whole(request: Request, listener: Listener) -> Response:
     """Wait for the reply's end. A client that leaves stops listening, as with a stream."""
     outcome = Outcome()
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(_until_gone, request, group.cancel_scope)
-            outcome = await subscription.generation.ended()
+            outcome = await listener.ended()
             group.cancel_scope.cancel()
     finally:
-        subscription.close()
-    headers = _headers(subscription, outcome.revision or subscription.generation.revision)
+        listener.close()
+    headers = _headers(listener, outcome.revision or listener.revision)
     if outcome.failure is not None:
         outcome.failure.headers.update(headers)
         raise outcome.failure
     message = outcome.message
     return json_response(
         {
-            "session_id": subscription.generation.session_id,
+            "session_id": listener.session_id,
             "message": msgspec.Raw(message_json(message)) if message else None,
             "tool_calls_executed": [],
             "context_window": complete_event(message).context_window if message else None,
@@ -123,6 +153,6 @@ async def _until_gone(request: Request, waiting: anyio.CancelScope) -> None:
     waiting.cancel()
 
 
-def _headers(subscription: Subscription, revision: str) -> dict[str, str]:
+def _headers(listener: Listener, revision: str) -> dict[str, str]:
     """Which session it is, and its revision with what is saved by now."""
-    return {"X-Session-Id": subscription.generation.session_id, "ETag": f'"{revision}"'}
+    return {"X-Session-Id": listener.session_id, "ETag": f'"{revision}"'}

@@ -2,14 +2,19 @@
 
 import re
 
+import msgspec
 from starlette.requests import Request
 
 from mochi_server.api.http import invalid_parameter
 from mochi_server.chat.generations import Expected
+from mochi_server.chat.repeats import Key
 from mochi_server.errors import RevisionConflict
+from mochi_server.store.keys import digest
 
 _REVISIONS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e]*"\s*)*\Z')
 _STRONG = re.compile(r'(?:\A|[\s,])"([\x21\x23-\x7e]*)"')
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
+_json = msgspec.json.Encoder(order="deterministic")
 
 
 def if_match(request: Request) -> Expected:
@@ -33,7 +38,14 @@ def refuse_if_match(request: Request) -> None:
         raise RevisionConflict("This makes a new session, which has no revision yet. Leave If-Match out.")
 
 
-def refuse_idempotency_key(request: Request) -> None:
-    """Raise ValidationFailed: who sends one relies on it."""
-    if "idempotency-key" in request.headers:
-        raise invalid_parameter("Idempotency-Key", "this version cannot recognise a repeated request yet; leave it out")
+def idempotency_key(request: Request, scope: str, asked: msgspec.Struct) -> Key | None:
+    """The request's `Idempotency-Key` with its body as it was decoded, None where it has none.
+
+    `scope` is a session's id, or the server. Raises ValidationFailed for what is no key.
+    """
+    sent = request.headers.getlist("idempotency-key")
+    if not sent:
+        return None
+    if len(sent) > 1 or not _KEY.match(sent[0]):
+        raise invalid_parameter("Idempotency-Key", "it is one of 1 to 255 printable ASCII characters")
+    return Key(scope, digest(sent[0].encode()), digest(_json.encode(asked)))

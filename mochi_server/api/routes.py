@@ -37,6 +37,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/v1/chat/stream", chat.stream_first),
     ("POST", "/api/v1/chat/{session_id}", chat.send),
     ("POST", "/api/v1/chat/{session_id}/stream", chat.stream),
+    ("GET", "/api/v1/chat/{session_id}/stream", chat.listen),
     ("POST", "/api/v1/chat/{session_id}/stop", chat.stop),
 )
 

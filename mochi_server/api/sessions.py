@@ -159,6 +159,7 @@ async def read_status(request: Request) -> Response:
         "generation_id": generation.id,
         "phase": generation.phase,
         "age_ms": generation.age_ms(),
+        **({} if generation.ticket.position is None else {"position": generation.ticket.position}),
     }
     return json_response(
         {

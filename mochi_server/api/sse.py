@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import Mapping
 
+import anyio
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from mochi_server.api.edge import UNWRAPPED_SEND
-from mochi_server.chat.generation import Subscription
+from mochi_server.chat.generation import Listener
 from mochi_server.domain.events import Entry
 
 # Without a blank line, for both: a block that holds only these is an empty event to some clients. So they become the
@@ -19,35 +20,50 @@ HEARTBEAT = b": keep-alive\n"
 class EventStream(EventSourceResponse):
     """A generation's events to one client.
 
-    The ping and the watch for a client that leaves are sse-starlette's. Its send loop is replaced: it takes a lock
-    and a timer for each event and writes each by itself, which costs as much as all the rest of the relay.
+    The tasks and the watch for a client that leaves are sse-starlette's. Its send loop is replaced: it takes a lock
+    and a timer for each event and writes each by itself, which costs as much as all the rest of the relay. So is its
+    ping, which shares that lock.
     """
 
-    def __init__(self, subscription: Subscription, heartbeat: float, headers: Mapping[str, str]) -> None:
+    def __init__(self, listener: Listener, heartbeat: float, headers: Mapping[str, str]) -> None:
         super().__init__(
             iter(()),  # the events are sent by the loop below
             headers={"Content-Type": "text/event-stream", **headers},
             ping=heartbeat,
-            ping_message_factory=_heartbeat,  # type: ignore[arg-type]  # bytes are taken as they are
         )
-        self._subscription = subscription
+        self._listener = listener
+        self._sending = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until `done`, or until the client leaves."""
         self._unwrapped: Send = scope[UNWRAPPED_SEND]
-        with contextlib.closing(self._subscription):
+        with contextlib.closing(self._listener):
             await super().__call__(scope, receive, send)
 
     async def _stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         unwrapped = self._unwrapped
         await unwrapped({"type": "http.response.body", "body": RETRY, "more_body": True})
-        generation_id = self._subscription.generation.id.encode()
-        async for first, batch in self._subscription.batches():
+        generation_id = self._listener.generation_id.encode()
+        self._sending = False
+        async for first, batch in self._listener.batches():
             body = frames(generation_id, first, batch)
+            self._sending = True
             await unwrapped({"type": "http.response.body", "body": body, "more_body": True})
-        self.active = False
+            self._sending = False
+        self._sending = True
         await unwrapped({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _ping(self, send: Send) -> None:
+        """Say something while there is nothing to say.
+
+        While the client does not take what was said, this says no more: the comment would come out behind `done`. Who
+        waits for the client already is served in order of arrival, so one that waits goes out before later events.
+        """
+        while True:
+            await anyio.sleep(self.ping_interval)
+            if not self._sending:
+                await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
 
 
 def frames(generation_id: bytes, first: int, batch: list[Entry]) -> bytes:
@@ -58,7 +74,3 @@ def frames(generation_id: bytes, first: int, batch: list[Entry]) -> bytes:
             for number, entry in enumerate(batch, first)
         ]
     )
-
-
-def _heartbeat() -> bytes:
-    return HEARTBEAT

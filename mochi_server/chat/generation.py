@@ -6,13 +6,14 @@ Whoever subscribes gets every event from the first one on, at their own pace; no
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Literal, Protocol
 
 import anyio
 import msgspec
 
+from mochi_server.chat.admission import Ticket
 from mochi_server.domain.context_window import context_window
-from mochi_server.domain.events import Done, Entry, ErrorEvent, Event, MessageComplete, entry
+from mochi_server.domain.events import Done, Entry, ErrorEvent, Event, MessageComplete, Phase, StatusEvent, entry
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.errors import MochiError
 from mochi_server.store.files import storage_error
@@ -20,7 +21,6 @@ from mochi_server.store.journal import Journal
 
 OnDisconnect = Literal["cancel", "continue"]
 StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "length"]
-Phase = Literal["waiting", "generating"]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +49,7 @@ class Generation:
         parent_id: str,
         revision: str,
         journal: Journal,
+        ticket: Ticket,
         on_disconnect: OnDisconnect,
         correlation_id: str,
         began: float,
@@ -61,10 +62,12 @@ class Generation:
         self.revision = revision
         """The session's, with that message saved."""
         self.journal = journal
+        self.ticket = ticket
+        """Its place in the queue, or at Ollama."""
         self.on_disconnect: OnDisconnect = on_disconnect
         self.correlation_id = correlation_id
         self.began = began
-        self.phase: Phase = "waiting"
+        self.phase: Phase = "queued"
         self.stop_reason: StopReason | None = None
         self.outcome: Outcome | None = None
         self.failure: MochiError | None = None
@@ -109,6 +112,11 @@ class Generation:
                 return
             self._show(entries)
 
+    def tell(self, event: StatusEvent) -> None:
+        """Say why nothing flows yet."""
+        self.phase = event.phase
+        self.publish([event])
+
     def last_words(self, outcome: Outcome) -> list[Entry]:
         """The events of the end: the failure or the message that was saved, then `done`."""
         status: Literal["complete", "interrupted", "error"] = "interrupted"
@@ -140,11 +148,11 @@ class Generation:
         await self._ended.wait()
         return self.outcome or Outcome()
 
-    def subscribe(self) -> "Subscription":
-        """Listen, from the first event on."""
+    def subscribe(self, after: int = 0) -> "Subscription":
+        """Listen, from the event behind the one with this number on."""
         self._listeners += 1
         self._forget_leaving()
-        return Subscription(self)
+        return Subscription(self, after)
 
     async def _more_than(self, seen: int) -> None:
         while len(self.log) == seen and self.running:
@@ -172,16 +180,41 @@ class Generation:
                 waiter.set_result(None)
 
 
-class Subscription:
-    """One listener's place in a generation's events. Close it when the listener goes."""
+class Listener(Protocol):
+    """Who hears a reply's events, of one that runs or of one that has ended."""
 
-    def __init__(self, generation: Generation) -> None:
-        self.generation = generation
+    generation_id: str
+    session_id: str
+    revision: str
+    """The session's, as far as it was saved when the listening began."""
+
+    def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
+        """The events in order, each once: those that are ready together, with the sequence number of the first."""
+        ...
+
+    async def ended(self) -> Outcome:
+        """Wait for the end, the save included."""
+        ...
+
+    def close(self) -> None:
+        """Leave. Leaving twice is leaving once."""
+        ...
+
+
+class Subscription:
+    """One listener's place in a running generation's events, behind those that it knows already."""
+
+    def __init__(self, generation: Generation, after: int) -> None:
+        self.generation_id = generation.id
+        self.session_id = generation.session_id
+        self.revision = generation.revision
+        self._generation = generation
+        self._seen = after
         self._open = True
 
     async def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
-        """All events in order, each once: those that are ready together, with the sequence number of the first."""
-        generation, seen = self.generation, 0
+        """As Listener has it. Who is slow is behind in the log, and nobody else is."""
+        generation, seen = self._generation, self._seen
         while generation.running or seen < len(generation.log):
             if seen == len(generation.log):
                 await generation._more_than(seen)  # noqa: SLF001 - the two are one mechanism
@@ -189,12 +222,18 @@ class Subscription:
             batch = generation.log[seen : seen + most]
             yield seen + 1, batch
             seen += len(batch)
+            if len(batch) == most:
+                await asyncio.sleep(0)  # far behind: who catches up must not keep all others waiting
+
+    async def ended(self) -> Outcome:
+        """As Listener has it."""
+        return await self._generation.ended()
 
     def close(self) -> None:
-        """Leave. Leaving twice is leaving once."""
+        """As Listener has it."""
         if self._open:
             self._open = False
-            self.generation._left()  # noqa: SLF001 - as above
+            self._generation._left()  # noqa: SLF001 - as above
 
 
 def complete_event(message: AssistantMessage) -> MessageComplete:

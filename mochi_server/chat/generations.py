@@ -4,33 +4,38 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import anyio
 import msgspec
 
-from mochi_server.chat.generation import Generation, Outcome, StopReason, Subscription
+from mochi_server.chat.admission import Admission
+from mochi_server.chat.generation import Generation, Listener, Outcome, StopReason
+from mochi_server.chat.joining import Joining
+from mochi_server.chat.phases import Phases
+from mochi_server.chat.repeats import Key, Repeats
 from mochi_server.chat.start import Start, with_question
 from mochi_server.chat.turn import Ask, ReplyLimits, Turn
 from mochi_server.chat.unsettled import Unsettled
-from mochi_server.domain.events import Entry
+from mochi_server.chat.upkeep import Upkeep
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import sealed
-from mochi_server.errors import EmptyHistory, InternalError, RevisionConflict, SessionBusy, ShuttingDown
-from mochi_server.observability.logs import log, log_exception
+from mochi_server.errors import (
+    EmptyHistory,
+    InternalError,
+    RevisionConflict,
+    SessionBusy,
+    ShuttingDown,
+)
+from mochi_server.observability.logs import log_exception
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
-from mochi_server.store.files import reason, storage_error
+from mochi_server.store.files import storage_error
 from mochi_server.store.sessions import SessionStore
+from mochi_server.store.threads import to_its_end
 
 logger = logging.getLogger(__name__)
-
-SYNC_SECONDS = 0.5
-"""How often the journals of running replies are made durable: a power cut takes no more than this."""
-
-RETRY_BEATS = 10
-"""At every so many of those, replies that could not be saved are tried again."""
 
 Expected = frozenset[str] | None
 """The revisions of which a session must be one; None where any will do."""
@@ -53,7 +58,13 @@ class Generations:
     """
 
     def __init__(
-        self, store: SessionStore, ollama: OllamaClient, catalog: Catalog, limits: ReplyLimits, grace: float
+        self,
+        store: SessionStore,
+        ollama: OllamaClient,
+        catalog: Catalog,
+        admission: Admission,
+        limits: ReplyLimits,
+        grace: float,
     ) -> None:
         self._store = store
         self._ollama = ollama
@@ -63,14 +74,18 @@ class Generations:
         self._unsettled = Unsettled(store)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(store, self._unsettled)
+        self._admission = admission
+        self._phases = Phases(catalog, self._all_running)
+        self.joining = Joining(store, self._unsettled, self._begun)
+        self._repeats = Repeats(store, self.joining.reply)
         self._closing = False
 
     async def open(self) -> None:
         """Save what an earlier process was shown of replies and could not save."""
         await self._unsettled.settle_all()
         if self._unsettled:
-            self._keep_up()
+            self._upkeep.begin()
 
     def running(self, session_id: str) -> Generation | None:
         """The session's running reply."""
@@ -109,29 +124,49 @@ class Generations:
             {"ETag": f'"{now}"'},
         )
 
-    async def send(self, session_id: str, ask: Ask, correlation_id: str, revisions: Expected = None) -> Subscription:
+    async def send(
+        self, session_id: str, ask: Ask, correlation_id: str, revisions: Expected = None, key: Key | None = None
+    ) -> Listener:
         """Begin a reply in a session, the user's message durably saved before Ollama is asked.
 
-        Raises what loading and saving raise, and SessionBusy, EmptyHistory, CapabilityMissing, RevisionConflict,
-        ShuttingDown.
+        With a key that was used before: join the reply that it was used for. Raises what loading and saving raise,
+        and SessionBusy, EmptyHistory, CapabilityMissing, RevisionConflict, QueueFull, ShuttingDown,
+        IdempotencyMismatch, IdempotencyExpired.
         """
-        self.check_free(session_id)
-        if ask.think or session_id in self._running:
-            # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
-            await self._check(with_question(await self._store.load(session_id), ask), ask)
-        async with self.changing(session_id, revisions) as expected, self._start(session_id, ask) as start:
-            asked = await self._store.update_held(session_id, lambda session: start.prepared(expected(session)))
-            return self._begin(start, asked, correlation_id)
 
-    async def send_first(self, session: Session, ask: Ask, correlation_id: str) -> Subscription:
-        """As `send`, in a session that is made with its first message in one save."""
-        self._refuse_when_closing()
-        if ask.message is None:
-            raise EmptyHistory("A session begins with a message. Send one in `message`.")
-        await self._check(session, ask)
-        async with self._start(session.metadata.session_id, ask) as start:
-            asked = await self._store.threads.run(start.prepared, session)
-            return self._begin(start, await self._store.create(asked), correlation_id)
+        async def begin() -> Listener:
+            self.check_free(session_id)
+            if ask.think or session_id in self._running:
+                # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
+                await self._check(with_question(await self._store.load(session_id), ask), ask)
+            async with self.changing(session_id, revisions) as expected, self._start(session_id, ask, key) as start:
+                asked = await self._store.update_held(session_id, lambda session: start.prepared(expected(session)))
+                return self._begin(start, asked, correlation_id)
+
+        if key is not None:
+            await self._store.load(session_id)
+        return await self._repeats.once(key, begin)
+
+    async def send_first(
+        self, make: Callable[[], Awaitable[Session]], ask: Ask, correlation_id: str, key: Key | None = None
+    ) -> Listener:
+        """As `send`, in the session that `make` makes, saved with its first message in one save.
+
+        Where the key was used before nothing is made. Raises what `make` raises, too.
+        """
+
+        async def begin() -> Listener:
+            self._admission.check_room()  # making a session asks Ollama: who is refused is so at once
+            session = await make()
+            self._refuse_when_closing()
+            if ask.message is None:
+                raise EmptyHistory("A session begins with a message. Send one in `message`.")
+            await self._check(session, ask)
+            async with self._start(session.metadata.session_id, ask, key) as start:
+                asked = await self._store.threads.run(start.prepared, session)
+                return self._begin(start, await self._store.create(asked), correlation_id)
+
+        return await self._repeats.once(key, begin)
 
     def check_free(self, session_id: str) -> None:
         """Raise SessionBusy where `changing` would, ShuttingDown where it would."""
@@ -183,11 +218,7 @@ class Generations:
 
     async def stop(self, session_id: str, generation_id: str | None) -> Stopped:
         """Stop the session's running reply and wait until it is saved. Another id than its own stops nothing."""
-        generation = self._running.get(session_id)
-        if generation is None:
-            # A reply whose question is being saved right now is as good as running.
-            async with self._store.locked(session_id):
-                generation = self._running.get(session_id)
+        generation = await self._begun(session_id)
         if generation is None or generation_id not in {None, generation.id}:
             return Stopped(stopped=False)
         generation.stop("stopped")
@@ -211,9 +242,7 @@ class Generations:
             await self._all_ended()
         self.end_all()
         await self._all_ended()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-        await self._unsettled.settle_all()
+        await self._upkeep.close()
 
     def end_all(self) -> None:
         """Let no running reply go on; each is saved as it is."""
@@ -221,21 +250,30 @@ class Generations:
             generation.stop("shutdown")
 
     @asynccontextmanager
-    async def _start(self, session_id: str, ask: Ask) -> AsyncIterator[Start]:
-        """A reply that is about to begin; one that does not leaves no journal."""
-        start = Start(session_id, ask, self._turn, self._store.journals)
+    async def _start(self, session_id: str, ask: Ask, key: Key | None) -> AsyncIterator[Start]:
+        """A reply that is about to begin; one that does not leaves no journal, key or place. Raises QueueFull."""
+        start = Start(session_id, ask, key, self._admission.ticket(), self._turn, self._store)
         try:
             yield start
         except OSError as error:
             raise storage_error(error) from None
         finally:
-            if not start.begun and start.journal is not None:
-                await self._store.threads.run(start.abandon)
+            if not start.begun:
+                start.ticket.release()
+                await to_its_end(self._store.threads.run(start.abandon))
 
     def _turn(self, session: Session, ask: Ask) -> Turn:
-        return Turn(session, ask, store=self._store, ollama=self._ollama, catalog=self._catalog, limits=self._limits)
+        return Turn(
+            session,
+            ask,
+            store=self._store,
+            ollama=self._ollama,
+            catalog=self._catalog,
+            phases=self._phases,
+            limits=self._limits,
+        )
 
-    def _begin(self, start: Start, session: Session, correlation_id: str) -> Subscription:
+    def _begin(self, start: Start, session: Session, correlation_id: str) -> Listener:
         session_id = session.metadata.session_id
         turn, journal = start.ready()
         generation = Generation(
@@ -244,6 +282,7 @@ class Generations:
             parent_id=turn.question_id,
             revision=session.metadata.revision,
             journal=journal,
+            ticket=start.ticket,
             on_disconnect=start.ask.on_disconnect,
             correlation_id=correlation_id,
             began=time.monotonic(),
@@ -256,7 +295,7 @@ class Generations:
         task = asyncio.get_running_loop().create_task(self._run(generation, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._keep_up()
+        self._upkeep.begin()
         return generation.subscribe()
 
     async def _run(self, generation: Generation, turn: Turn) -> None:
@@ -266,48 +305,20 @@ class Generations:
             log_exception(logger, error, generation.correlation_id)
             outcome = Outcome(failure=InternalError(), settled=False)
         last = generation.last_words(outcome)
-        await self._close(generation, outcome, last)
+        await self._upkeep.end(generation, outcome, last)
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
         generation.finish(outcome, last)
 
-    async def _close(self, generation: Generation, outcome: Outcome, last: list[Entry]) -> None:
-        """End the journal. Where that fails, what it holds is looked at again before the session is changed."""
-        settled = outcome.settled
-        try:
-            if outcome.message is not None:
-                generation.journal.saved()
-            generation.journal.append(last)
-        except OSError as error:
-            settled = False
-            log(logger, logging.WARNING, "a journal cannot be written", reason=reason(error))
-        try:
-            await self._store.threads.run(
-                functools.partial(self._store.journals.end, generation.journal, settled=settled)
-            )
-        except OSError as error:
-            settled = False
-            log(logger, logging.WARNING, "a journal cannot be ended", reason=reason(error))
-        if not settled:
-            self._unsettled.add(generation.session_id)
-            self._keep_up()
+    async def _begun(self, session_id: str) -> Generation | None:
+        """The session's running reply. One whose question is being saved right now is as good as running."""
+        if (generation := self._running.get(session_id)) is None:
+            async with self._store.locked(session_id):
+                generation = self._running.get(session_id)
+        return generation
 
-    def _keep_up(self) -> None:
-        if self._upkeep is None or self._upkeep.done():
-            self._upkeep = asyncio.get_running_loop().create_task(self._keep_journals())
-
-    async def _keep_journals(self) -> None:
-        """While there are any: make durable what the journals hold, and save what could not be saved before."""
-        beats = 0
-        while self._store.journals.writing or self._unsettled:
-            await asyncio.sleep(SYNC_SECONDS)
-            beats += 1
-            try:
-                await self._store.threads.run(self._store.journals.sync)
-            except OSError as error:
-                log(logger, logging.WARNING, "the journals cannot be synced", reason=reason(error))
-            if beats % RETRY_BEATS == 0:
-                await self._unsettled.settle_all()
+    def _all_running(self) -> Iterable[Generation]:
+        return self._running.values()
 
     async def _check(self, session: Session, ask: Ask) -> None:
         if ask.think:

@@ -1,52 +1,82 @@
 """The moment before a reply: its question, its turn and its journal are made ready, then the question is saved."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from mochi_server.chat.admission import Ticket
+from mochi_server.chat.repeats import Key
 from mochi_server.chat.turn import Ask, Turn
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.messages import UserMessage
 from mochi_server.domain.session import Session
 from mochi_server.errors import EmptyHistory
-from mochi_server.store.journal import Journal, Journals
-from mochi_server.store.sessions import new_id
+from mochi_server.store.journal import Journal
+from mochi_server.store.keys import Used
+from mochi_server.store.sessions import SessionStore, new_id
 
 
 class Start:
-    """A reply that is about to begin: made ready in a thread, with its journal, before its question is saved."""
+    """A reply about to begin: made ready in a thread, with its journal and key, before its question is saved."""
 
-    def __init__(self, session_id: str, ask: Ask, turn: Callable[[Session, Ask], Turn], journals: Journals) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        ask: Ask,
+        key: Key | None,
+        ticket: Ticket,
+        turn: Callable[[Session, Ask], Turn],
+        store: SessionStore,
+    ) -> None:
         self.generation_id = new_id()
         self.ask = ask
+        self.ticket = ticket
         self.begun = False
-        self.journal: Journal | None = None
+        self._key = key
+        self._used: Used | None = None
         self._turn: Turn | None = None
+        self._journal: Journal | None = None
         self._make_turn = turn
         self._session_id = session_id
-        self._journals = journals
+        self._store = store
 
     def prepared(self, session: Session) -> Session:
         """The session with what is asked. Blocks. Raises EmptyHistory, OSError."""
         asked = with_question(session, self.ask)
         self._turn = self._make_turn(asked, self.ask)
-        if self.journal is None:
-            self.journal = self._journals.open(self._session_id)
-        self.journal.begin(self._turn.head(self.generation_id))
+        head = self._turn.head(self.generation_id)
+        if self._journal is None:
+            self._journal = self._store.journals.open(self._session_id)
+        self._journal.begin(head)
+        if self._key is not None:
+            self._used = Used(
+                key=self._key.key,
+                body=self._key.body,
+                session_id=self._session_id,
+                generation_id=self.generation_id,
+                question_id=head.question_id,
+                message_id=head.reply.message_id,
+                at=time.time(),
+            )
+            self._store.keys.add(self._key.scope, self._used)
         return asked
 
     def ready(self) -> tuple[Turn, Journal]:
         """What was prepared. From now on the reply is on its way."""
-        if self._turn is None or self.journal is None:
+        if self._turn is None or self._journal is None:
             raise RuntimeError("it was not prepared")
         self.begun = True
-        return self._turn, self.journal
+        return self._turn, self._journal
 
     def abandon(self) -> None:
         """Leave nothing behind. Blocks."""
-        if self.journal is not None:
-            with contextlib.suppress(OSError):
-                self._journals.discard(self.journal)
+        with contextlib.suppress(OSError):
+            if self._journal is not None:
+                self._store.journals.discard(self._journal)
+        with contextlib.suppress(OSError):
+            if self._key is not None and self._used is not None:
+                self._store.keys.remove(self._key.scope, self._used)
 
 
 def with_question(session: Session, ask: Ask) -> Session:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from mochi_server.chat.admission import RELOADING, Load, queue_full
 from mochi_server.chat.generation import Generation, OnDisconnect, Outcome
+from mochi_server.chat.phases import Phases
 from mochi_server.chat.reply import ReplyInProgress
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import estimated_tokens, with_fixed_window
@@ -26,7 +28,7 @@ from mochi_server.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from mochi_server.ollama.catalog import Catalog
+from mochi_server.ollama.catalog import Catalog, full_name
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.failures import timed_out
 from mochi_server.ollama.wire import ChatRequest, Chunk, Format, Think, wire_message
@@ -47,10 +49,11 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Beyond this many characters or seconds a reply is not asked to go on."""
+    """Beyond this many characters or seconds a reply is not asked to go on; and how many seconds it may be queued."""
 
     characters: int
     seconds: float
+    queue_seconds: float
 
 
 class Turn:
@@ -64,6 +67,7 @@ class Turn:
         store: SessionStore,
         ollama: OllamaClient,
         catalog: Catalog,
+        phases: Phases,
         limits: ReplyLimits,
     ) -> None:
         question = session.last_user()
@@ -73,6 +77,7 @@ class Turn:
         self._store = store
         self._ollama = ollama
         self._catalog = catalog
+        self._phases = phases
         self._limits = limits
         self.question_id = question.message_id
         self._message_index = len(history) - (session.system is None)
@@ -85,6 +90,7 @@ class Turn:
         sent = newest_turns(history, limit) if isinstance(limit, int) else history
         self._sent = (*sent,) if session.system is None else (session.system, *sent)
         self._asked_window = options.get("num_ctx")
+        self._load = Load(full_name(self._model), self._asked_window, tuple(map(options.get, RELOADING)))
         self._reply = AssistantMessage(
             content="",
             message_id=new_id(),
@@ -121,14 +127,18 @@ class Turn:
         """Relay the reply to the generation's subscribers, then save what came. Raises nothing but bugs."""
         reply = ReplyInProgress(generation.began)
         failure: MochiError | None = None
-        time_is_up = asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length")
+        timers: list[asyncio.TimerHandle] = []
         try:
             with generation.upstream:
+                await self._admitted(generation, timers)
+                timers.append(asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length"))
                 await self._ollama.chat(self._request, lambda chunks: self._take(chunks, reply, generation))
         except MochiError as error:
             failure = await self._explained(error)
         finally:
-            time_is_up.cancel()
+            generation.ticket.release()
+            for timer in timers:
+                timer.cancel()
         if generation.failure is not None:
             # What came since is not shown, so it is not said either.
             failure = generation.failure
@@ -137,6 +147,21 @@ class Turn:
             message = self._message(reply, generation, failure, content, thinking)
             return await self._saved(message, generation, failure)
         return Outcome(failure=failure or self._why_nothing_came(generation))
+
+    async def _admitted(self, generation: Generation, timers: list[asyncio.TimerHandle]) -> None:
+        """Wait for a place at Ollama, telling the client what it waits for. Raises QueueFull."""
+        ticket = generation.ticket
+        ticket.need(self._load)
+        timers.append(self._phases.watch(generation))
+        if not ticket.admitted.done():
+            try:
+                async with asyncio.timeout(self._limits.queue_seconds):
+                    await ticket.admitted
+            except TimeoutError:
+                raise queue_full(
+                    f"No place at Ollama came free within {self._limits.queue_seconds:g} s (MOCHI_QUEUE_TIMEOUT)."
+                ) from None
+        generation.phase = "waiting"
 
     def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
         now = time.monotonic()

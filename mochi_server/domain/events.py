@@ -7,6 +7,18 @@ import msgspec
 
 from mochi_server.domain.messages import Stats, Status
 
+Phase = Literal["queued", "waiting", "loading", "prefill", "generating"]
+"""Where a reply is: waiting here, at Ollama behind others, for the model, while the prompt is read, or on its way."""
+
+
+class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why nothing flows yet; `position` is the place in the queue, 1 is next."""
+
+    name: ClassVar[str] = "status"
+    phase: Phase
+    elapsed_ms: int
+    position: int | None = None
+
 
 class ContentDelta(msgspec.Struct, frozen=True, gc=False):
     """A piece of the reply, exactly as Ollama sent it: joined, the pieces equal the saved message."""
@@ -64,7 +76,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["complete", "interrupted", "error"]
 
 
-Event = ContentDelta | ThinkingDelta | MessageComplete | ErrorEvent | Done
+Event = StatusEvent | ContentDelta | ThinkingDelta | MessageComplete | ErrorEvent | Done
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -37,6 +37,17 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     modified_at: datetime = _BEGINNING
 
 
+class Loaded(msgspec.Struct, frozen=True):
+    """A model that Ollama has in memory, under each name that it has, and the window in tokens (None: not told)."""
+
+    names: frozenset[str]
+    window: int | None
+
+    def is_called(self, name: str) -> bool:
+        """Whether that is one of its names."""
+        return full_name(name) in self.names
+
+
 class _Shown(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None
     context_length: int | None
@@ -104,6 +115,15 @@ class Catalog:
                 return
         if model.capabilities is not None and capability not in model.capabilities:
             raise failures.capability_missing(name, capability)
+
+    async def loaded(self) -> list[Loaded]:
+        """The models that Ollama has in memory. Those that share weights are named by the one that loaded them only."""
+        answer = await self._client.running()
+        return [Loaded(self._names(str(one.model), one.digest), one.context_length or None) for one in answer.models]
+
+    def _names(self, name: str, digest: str | None) -> frozenset[str]:
+        same = {model.name for model in self._models.values() if digest and model.digest == digest}
+        return frozenset({full_name(name), *(full_name(other) for other in same)})
 
     async def explained(self, error: ModelNotFound) -> ModelNotFound:
         """The same error, with the models that there are."""

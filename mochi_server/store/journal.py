@@ -8,13 +8,16 @@ cache and is done on the event loop; all else blocks and runs in threads.
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Container, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
-from mochi_server.domain.events import Entry, Event
+from mochi_server.domain.clock import timestamp
+from mochi_server.domain.events import Entry, Event, said
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.store import files
 
@@ -31,7 +34,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     reply: AssistantMessage
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class Kept(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """What a journal holds, up to the first line that is torn.
 
     `ending` is the message as it was about to be saved, without its words; `saved` whether it was. `size` is the
@@ -49,6 +52,21 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether the reply's `done` stands in it."""
         return bool(self.entries) and self.entries[-1].name == "done"
+
+    def message(self) -> AssistantMessage | None:
+        """The reply that the events make: as it ended, or as it was when its process died. None: nothing was said."""
+        content, thinking = said(self.entries)
+        reply = self.ending
+        if reply is None:
+            if not content and not thinking:
+                return None
+            written = timestamp(datetime.fromtimestamp(self.written_at, UTC))
+            reply = msgspec.structs.replace(
+                self.head.reply, status="interrupted", done_reason="crashed", timestamp=written
+            )
+        return msgspec.structs.replace(
+            reply, content=content, thinking=thinking or None, parent_id=self.head.question_id
+        )
 
 
 _json = msgspec.json.Encoder()
@@ -106,16 +124,8 @@ class Journal:
                 os.close(self._file)
 
     def _write(self, lines: bytes) -> None:
-        written = 0
-        try:
-            while written < len(lines):
-                written += os.write(self._file, lines[written:])
-        except OSError:
-            if written:
-                # What is not there whole is not shown: the next line must not be joined to it.
-                os.ftruncate(self._file, self._size)
-            raise
-        self._size += written
+        _append(self._file, lines, self._size)
+        self._size += len(lines)
         self._unsynced = True
 
 
@@ -131,6 +141,8 @@ class Journals:
         self._quarantine = quarantine
         self._open: set[Journal] = set()
         self._void: set[Path] = set()
+        self._reading = threading.Lock()
+        self._in_use: weakref.WeakValueDictionary[tuple[bytes, int], Kept] = weakref.WeakValueDictionary()
 
     @property
     def writing(self) -> bool:
@@ -191,10 +203,19 @@ class Journals:
         return self.kept(session_id, RUNNING) or self.kept(session_id, ENDED)
 
     def kept(self, session_id: str, which: str) -> Kept | None:
-        """What the session's running or ended journal holds; None where it holds nothing that can be read."""
+        """What the session's running or ended journal holds; None where it holds nothing that can be read.
+
+        However many hold it, it is read once: a long reply takes many times its length in memory. And only one is
+        read at a time: it is work for the processor, and takes turns with the event loop.
+        """
         try:
-            with self._path(session_id, which).open("rb") as file:
-                return _read(file.read(), os.fstat(file.fileno()).st_mtime)
+            with self._reading, self._path(session_id, which).open("rb") as file:
+                head, status = file.readline(), os.fstat(file.fileno())
+                known = head, status.st_size  # a head names its reply
+                kept = self._in_use.get(known)
+                if kept is None and (kept := _read(head + file.read(), status.st_mtime)) is not None:
+                    self._in_use[known] = kept
+                return kept
         except FileNotFoundError:
             return None
 
@@ -204,10 +225,10 @@ class Journals:
         if ending is not None:
             lines[:0] = [_ending(ending), _line("saved", b"{}")]
         path = self._path(session_id, RUNNING)
-        with path.open("r+b") as file:
+        with path.open("r+b", buffering=0) as file:
             file.truncate(kept.size)
             file.seek(kept.size)
-            file.write(b"".join(lines))
+            _append(file.fileno(), b"".join(lines), kept.size)
         path.replace(path.with_suffix(ENDED))
 
     def give_up(self, session_id: str) -> None:
@@ -247,6 +268,19 @@ class Journals:
 
     def _path(self, session_id: str, which: str) -> Path:
         return self._folder / f"{session_id}{which}"
+
+
+def _append(file: int, lines: bytes, size: int) -> None:
+    """Write lines behind the first so many bytes of a file: all of them, or none. Raises OSError."""
+    written = 0
+    try:
+        while written < len(lines):
+            written += os.write(file, lines[written:])
+    except OSError:
+        if written:
+            # What is not there whole is not shown: the next line must not be joined to it.
+            os.ftruncate(file, size)
+        raise
 
 
 def _line(name: str, data: bytes) -> bytes:

@@ -25,6 +25,7 @@ from mochi_server.observability.logs import log
 from mochi_server.store import files, session_files
 from mochi_server.store.index import Damaged, Listed, Place, place
 from mochi_server.store.journal import Journals
+from mochi_server.store.keys import Keys
 from mochi_server.store.listing import ID, Listing
 from mochi_server.store.session_files import Change, Stored
 from mochi_server.store.threads import Threads, to_its_end
@@ -77,6 +78,7 @@ class SessionStore:
         self.threads = Threads()
         self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
         self.journals = Journals(self._inner / "journals", self._inner / "quarantine")
+        self.keys = Keys(self._inner / "keys", self._inner)
         self._cache: OrderedDict[str, Stored] = OrderedDict()
         self._cached_bytes = 0
         self._holds: weakref.WeakValueDictionary[str, _Hold] = weakref.WeakValueDictionary()
@@ -249,7 +251,10 @@ class SessionStore:
     def _clean(self) -> None:
         try:
             files.sweep(self._inner)
-            self.journals.clean(self._listing.index.known())
+            sessions = set(self._listing.index.known())
+            # A reply that runs has its session's file, and one whose session was deleted does not run.
+            self.keys.clean(sessions, never_made=set(self.journals.unsettled()) - sessions)
+            self.journals.clean(sessions)
         except OSError as error:
             log(logger, logging.WARNING, "could not clean up", reason=files.reason(error))
 
@@ -268,8 +273,9 @@ class SessionStore:
         await self._listing.purge(session_id)
         try:
             await self.threads.run(self.journals.drop, session_id)
+            await self.threads.run(self.keys.drop, session_id)
         except OSError as error:
-            log(logger, logging.WARNING, "a journal is left", session_id=session_id, reason=files.reason(error))
+            log(logger, logging.WARNING, "something is left", session_id=session_id, reason=files.reason(error))
         if failure is not None:
             raise self._failed(failure)
 

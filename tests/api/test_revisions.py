@@ -247,16 +247,6 @@ def test_what_makes_a_session_is_refused_under_any_revision(
     assert state(shared, shared_standin) == before
 
 
-@pytest.mark.parametrize("path", ["/chat/{}", "/chat/{}/stream", "/chat", "/chat/stream"])
-def test_a_request_that_is_to_be_done_once_is_refused_for_now(
-    shared: Server, shared_standin: StandInThread, session: str, path: str
-) -> None:
-    before = state(shared, shared_standin)
-    refused = shared.error("POST", path.format(session), {"message": "hi"}, Idempotency_Key="k1")
-    assert refused == (422, "validation_error", {"path": "Idempotency-Key"})
-    assert state(shared, shared_standin) == before
-
-
 # At the same time
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from mochi_server import __version__
+from mochi_server.command_line import read_settings
 from mochi_server.ollama.address import parse_address
-from mochi_server.settings import SETTINGS, Settings, SettingsError, is_loopback, read_settings
+from mochi_server.settings import SETTINGS, Settings, SettingsError, is_loopback
 
 FLAGS = {setting.flag: setting for setting in SETTINGS if setting.flag is not None}
 TABLE = [

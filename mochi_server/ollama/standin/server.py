@@ -54,10 +54,11 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 class _Residence(msgspec.Struct):
-    """One model in memory: the window asked for and the one in force (0 while not loaded), how many replies use it,
-    and until when it stays (seconds since the epoch).
+    """One model in memory: the name that it was loaded under, the window asked for and the one in force (0 while not
+    loaded), how many replies use it, and until when it stays (seconds since the epoch).
     """
 
+    name: str = ""
     asked: int = 0
     window: int = 0
     running: int = 0
@@ -82,10 +83,14 @@ class StandIn:
         """Chat replies whose client left before their end."""
         self.url = ""
         """`http://host:port`, once started."""
+        self.ps_status = 200
+        """Anything else is what `/api/ps` fails with."""
+        self.ps_delay = 0.0
+        """Seconds that `/api/ps` takes."""
         self._models = {full_name(model.name): model for model in models}
         self._version = version
         self._script: deque[Behaviour] = deque()
-        self._residences = {name: _Residence() for name in self._models}
+        self._residences = self._nothing_loaded()
         self._changes = threading.Condition()
         self._reply_ended = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -109,7 +114,7 @@ class StandIn:
             writer.transport.abort()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await server.wait_closed()
-        self._residences = {name: _Residence() for name in self._models}
+        self._residences = self._nothing_loaded()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -130,6 +135,10 @@ class StandIn:
         with self._changes:
             if not self._changes.wait_for(predicate, limit):
                 raise TimeoutError(f"not so within {limit} s: {self.active} active, {self.abandoned} abandoned")
+
+    def _nothing_loaded(self) -> dict[str, _Residence]:
+        """By digest: what shares its weights with another is loaded once, and shown under the name that loaded it."""
+        return {model.digest: _Residence() for model in self._models.values()}
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._serve(reader, writer))
@@ -216,19 +225,22 @@ class StandIn:
         await answer.send(200, JSON, encode({"models": models}))
 
     async def _ps(self, _request: Request, answer: Answer) -> None:
+        await asyncio.sleep(self.ps_delay)
+        if self.ps_status != 200:
+            raise Refused(self.ps_status, "something went wrong")
         now = time.time()
         models = [
             {
-                "name": name,
-                "model": name,
-                "size": self._models[name].size,
-                "digest": self._models[name].digest,
-                "details": _details(self._models[name]),
+                "name": residence.name,
+                "model": residence.name,
+                "size": self._models[residence.name].size,
+                "digest": digest,
+                "details": _details(self._models[residence.name]),
                 "expires_at": rfc3339(int(residence.expires * 1e9)),
                 "size_vram": 0,
                 "context_length": residence.window,
             }
-            for name, residence in self._residences.items()
+            for digest, residence in self._residences.items()
             if residence.window and (residence.running or residence.expires > now)
         ]
         await answer.send(200, JSON, encode({"models": models}))
@@ -302,11 +314,11 @@ class StandIn:
     @asynccontextmanager
     async def _residing(self, model: Model, call: ChatCall, gate: Gate | None) -> AsyncIterator[None]:
         """Have the model loaded as the call asks: once no running reply needs it loaded otherwise."""
-        home, asked = self._residences[model.name], _asked_window(call)
+        home, asked = self._residences[model.digest], _asked_window(call)
         while home.running and home.asked != asked:
             await self._reply_ended.wait()
         if home.asked != asked or home.expires <= time.time():
-            home.asked, home.window = asked, 0
+            home.name, home.asked, home.window = model.name, asked, 0
         home.running += 1
         try:
             if gate:
@@ -326,7 +338,7 @@ class StandIn:
             async with self._residing(model, call, None):
                 reason = "load"
         else:
-            self._residences[model.name].keep(0.0)
+            self._residences[model.digest].keep(0.0)
             reason = "unload"
         said = Said(role="assistant", content="")
         line = Line(model=call.model, created_at=rfc3339(time.time_ns()), message=said, done=True, done_reason=reason)

@@ -1,0 +1,108 @@
+"""Who may talk to Ollama now, who waits, and who is told to come back. In order of arrival."""
+
+import asyncio
+from collections import deque
+
+import msgspec
+
+from mochi_server.errors import QueueFull
+
+RETRY_AFTER_SECONDS = 5
+
+
+RELOADING = ("num_batch", "num_gpu", "num_thread", "main_gpu", "use_mmap")
+"""The options beside `num_ctx` of which another value has Ollama load the model anew."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What a reply needs Ollama to have loaded: a model, with this `window` (num_ctx) and these values of RELOADING."""
+
+    model: str
+    window: int | None
+    others: tuple[object, ...] = ()
+
+    def fits(self, other: "Load") -> bool:
+        """Whether both can be served without a reload between them."""
+        return self.model != other.model or self == other
+
+
+class Ticket:
+    """A place: in the queue first, then at Ollama. Release it in the end, wherever it is."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self.load: Load | None = None
+        self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once it is its turn."""
+
+    def need(self, load: Load) -> None:
+        """Say what it needs, and be let in if it can be. Until it has said so nobody overtakes it."""
+        self.load = load
+        self._admission.admit()
+
+    @property
+    def position(self) -> int | None:
+        """1 is next; None at Ollama."""
+        return self._admission.position(self)
+
+    def release(self) -> None:
+        """Give the place to the next. Releasing twice is releasing once."""
+        self._admission.release(self)
+
+
+class Admission:
+    """At most `places` replies at Ollama, at most `queue` more that wait.
+
+    Ollama serves requests of one model together, but those that need it loaded in another way wait for all that run,
+    silently, and then for the reload. So whose needs do not fit with those at Ollama waits here, where it is told so.
+    """
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._places = places
+        self._queue = queue
+        self._waiting: deque[Ticket] = deque()
+        self._at_ollama: set[Ticket] = set()
+
+    def ticket(self) -> Ticket:
+        """A place at the end of the queue. Raises QueueFull where there is none."""
+        self.check_room()
+        ticket = Ticket(self)
+        self._waiting.append(ticket)
+        return ticket
+
+    def check_room(self) -> None:
+        """Raise QueueFull where `ticket` would."""
+        if len(self._waiting) + len(self._at_ollama) >= self._places + self._queue:
+            raise queue_full(
+                f"There is no room: replies being generated: {len(self._at_ollama)}, waiting: {len(self._waiting)} "
+                "(--max-concurrent, --max-queue)."
+            )
+
+    def admit(self) -> None:
+        """Let in who can be let in, in order."""
+        while self._waiting and len(self._at_ollama) < self._places:
+            first = self._waiting[0]
+            load = first.load
+            if load is None or not all(load.fits(other.load) for other in self._at_ollama if other.load):
+                return
+            self._waiting.popleft()
+            self._at_ollama.add(first)
+            if not first.admitted.done():  # who has left has cancelled it, and gives the place back at once
+                first.admitted.set_result(None)
+
+    def position(self, ticket: Ticket) -> int | None:
+        """The ticket's place in the queue, from 1."""
+        return self._waiting.index(ticket) + 1 if ticket in self._waiting else None
+
+    def release(self, ticket: Ticket) -> None:
+        """Take it out, and let in who follows."""
+        if ticket in self._at_ollama:
+            self._at_ollama.discard(ticket)
+        elif ticket in self._waiting:
+            self._waiting.remove(ticket)
+        self.admit()
+
+
+def queue_full(reason: str) -> QueueFull:
+    """No place at Ollama, for this reason."""
+    return QueueFull(f"{reason} Try again in a while.", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
