@@ -267,11 +267,16 @@ class InternalError(MochiError):
         )
 
 
+_PASSING = {QueueFull.code, OllamaBusy.code, ShuttingDown.code}
+"""What passes by itself: their answers say when to come back."""
+
+
 class Retold(MochiError):
     """A failure that was told before, told again."""
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any]) -> None:
-        super().__init__(message, details)
+        again = {"Retry-After": "5"} if code in _PASSING else {}
+        super().__init__(message, details, again)
         self.code = code
         self.status = next((kind.status for kind in _kinds(MochiError) if kind.code == code), self.status)
 

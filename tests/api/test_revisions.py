@@ -371,7 +371,7 @@ def test_of_two_changes_at_once_exactly_one_goes_through_though_one_ends_a_reply
     shared: Server, shared_standin: StandInThread
 ) -> None:
     edit = Write("PUT", "/sessions/{}/messages/0", {"content": "q anew"})
-    for number in range(40):
+    for number in range(16):
         session = shared.new_session()
         seen = left(shared, shared_standin, session, Gate(2), "q")
 

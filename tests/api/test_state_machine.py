@@ -23,7 +23,7 @@ from tests.standin_thread import StandInThread
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
 HOW = settings(
-    max_examples=EXAMPLES or 10,
+    max_examples=EXAMPLES or 8,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,

@@ -18,7 +18,7 @@ from mochi_server.store import files
 from tests.store.child import STATES, states
 from tests.store.opened import LIMIT, child, syncs
 
-KILLS = 30
+KILLS = 16
 Write = Callable[[Path, bytes, Path], os.stat_result]
 both_writes = pytest.mark.parametrize("write", [files.replace, files.create])
 

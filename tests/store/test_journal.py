@@ -368,7 +368,7 @@ def test_journals_are_synced_while_others_are_begun_and_ended(journals: Journals
         return times
 
     def replies(number: int) -> None:
-        for _ in range(150):
+        for _ in range(60):
             write(journals, f"{number:010x}", settled=True)
 
     with ThreadPoolExecutor(6) as pool:

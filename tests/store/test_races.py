@@ -8,7 +8,7 @@ import pytest
 from tests.domain.talk import SESSION_ID, at, conversation, user
 from tests.store.opened import limited, listed, opened, summaries
 
-LONG = "x" * 20_000_000
+LONG = "x" * 10_000_000
 """So long that reading it takes longer than deleting or saving it."""
 
 

@@ -249,7 +249,7 @@ TALKS = st.lists(st.tuples(st.none() | SAID, st.lists(SAID, max_size=3)), min_si
 LOOKED_FOR = st.lists(st.text(ALPHABET, min_size=1, max_size=3), min_size=1, max_size=6)
 
 
-@how(SOME, max_examples=60)
+@how(SOME, max_examples=40)
 @given(TALKS, LOOKED_FOR)
 @limited
 async def test_a_search_finds_what_one_through_all_files_finds(
