@@ -159,7 +159,7 @@ def targets(asked: argparse.Namespace) -> Iterator[tuple[Target, Target]]:
         server = stack.enter_context(
             running(
                 *("-m", "mochi_server", "--port", "0", "--data-dir", folder, "--log-level", "warning"),
-                *("--ollama-host", f"127.0.0.1:{upstream_port}"),
+                *("--ollama-host", f"127.0.0.1:{upstream_port}", "--max-concurrent", str(asked.streams)),
             )
         )
         server_port = int(first_line(server).rpartition(":")[2])
