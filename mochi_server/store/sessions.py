@@ -13,7 +13,7 @@ import secrets
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -210,18 +210,23 @@ class SessionStore:
         `saying` is looked for in titles and messages. Changes by hand are seen, too. Raises StorageUnavailable.
         """
         await self._look()
-        hits = await self._listing.search(saying) if saying else None
         index = self._listing.index
-
-        def wanted(one: Listed) -> bool:
-            return (hits is None or one.session_id in hits) and (matches is None or matches(one))
-
-        sessions = list(itertools.islice(filter(wanted, index.newest_first(after)), limit + 1))
-        all_match = hits is None and matches is None
+        if saying:
+            found = (index.find(session_id) for session_id in await self._listing.search(saying))
+            hits = [one for one in found if isinstance(one, Listed)]
+            every = sorted(hits, key=place, reverse=True)
+            behind: Iterable[Listed] = every if after is None else [one for one in every if place(one) < after]
+        else:
+            every, behind = None, index.newest_first(after)
+        sessions = list(itertools.islice(filter(matches, behind), limit + 1))
+        if every is None and matches is None:
+            total = len(index)
+        else:
+            total = sum(1 for _ in filter(matches, index.newest_first() if every is None else every))
         return Page(
             sessions=sessions[:limit],
             more=place(sessions[limit - 1]) if len(sessions) > limit else None,
-            total=len(index) if all_match else sum(1 for _ in filter(wanted, index.newest_first())),
+            total=total,
             damaged=index.damaged(),
         )
 
