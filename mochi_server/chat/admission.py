@@ -72,7 +72,10 @@ class Admission:
 
     def check_room(self) -> None:
         """Raise QueueFull where `ticket` would."""
-        if len(self._waiting) + len(self._at_ollama) >= self._places + self._queue:
+        # Who is first and has said what it needs waits for a reload to be due: nobody behind it gets a free place.
+        blocked = bool(self._waiting) and self._waiting[0].load is not None
+        free = 0 if blocked else self._places - len(self._at_ollama)
+        if len(self._waiting) >= free + self._queue:
             raise queue_full(
                 f"There is no room: replies being generated: {len(self._at_ollama)}, waiting: {len(self._waiting)} "
                 "(--max-concurrent, --max-queue)."

@@ -198,10 +198,6 @@ class Journals:
             return []
         return [path.stem for path in paths if path.suffix == RUNNING and path not in writing]
 
-    def last(self, session_id: str) -> Kept | None:
-        """What is kept of the session's last reply; None where nothing is that can be read."""
-        return self.kept(session_id, RUNNING) or self.kept(session_id, ENDED)
-
     def kept(self, session_id: str, which: str) -> Kept | None:
         """What the session's running or ended journal holds; None where it holds nothing that can be read.
 

@@ -297,9 +297,30 @@ def test_what_needs_no_reload_runs_at_the_same_time(
 
     with queued(server, *sessions) as clients:
         gate.wait(1, replies=2)
+        assert positions(server, *sessions) == [None, None]
         gate.open()
-        for client in clients:
-            client.read_rest()
+        ends = [parsed(client.read_rest().body)[-1] for client in clients]
+
+    assert [end.data["status"] for end in ends] == ["complete"] * 2
+
+
+def test_no_more_wait_than_may_though_a_place_is_free_that_none_of_them_can_have(
+    server: Server, standin: StandInThread
+) -> None:
+    gate = Gate(1)
+    standin.script(Behaviour(gate=gate))
+    sessions = [server.new_session(options={"num_ctx": 512 if n == 0 else 1024}) for n in range(4)]
+    refused = server.new_session()
+
+    with queued(server, *sessions) as clients:
+        gate.wait(1)
+        wait_for_positions(server, sessions, [None, 1, 2, 3])
+        assert server.error("POST", f"/chat/{refused}", {"message": "hi"})[:2] == (503, "queue_full")
+        gate.open()
+        ends = [parsed(client.read_rest().body)[-1] for client in clients]
+
+    assert [end.data["status"] for end in ends] == ["complete"] * 4
+    assert server.contents(refused) == []
 
 
 def test_a_failed_reply_gives_its_place_back(patient: Server, standin: StandInThread) -> None:

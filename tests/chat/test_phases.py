@@ -117,6 +117,8 @@ def test_a_model_that_is_loaded_under_another_name_is_not_said_to_be_loading(
         gate.open()
         client.read_rest()
 
+    assert {event.data["phase"] for event in told(client)} == {"prefill"}
+
 
 def test_behind_another_reply_of_its_model_a_reply_waits_and_then_it_does_not(
     server: Server, standin: StandInThread

@@ -50,6 +50,11 @@ REPLIES = st.builds(
 )
 
 
+def last(journals: Journals, session_id: str) -> Kept | None:
+    """What is kept of the session's last reply, be it in its file or not."""
+    return journals.kept(session_id, RUNNING) or journals.kept(session_id, ENDED)
+
+
 def journals_in(folder: Path) -> Journals:
     return Journals(folder / "journals", folder / "quarantine")
 
@@ -93,13 +98,13 @@ def test_what_is_written_is_what_is_read(batches: list[list[Event]], ending: Ass
         journal.begin(head)
         for batch in batches:
             journal.append([entry(event) for event in batch])
-        before = journals.last(SESSION_ID)
+        before = last(journals, SESSION_ID)
         journal.ending(ending)
         if then == "saved":
             journal.saved()
         journal.append([entry(DONE)])
         journals.end(journal, settled=True)
-        after = journals.last(SESSION_ID)
+        after = last(journals, SESSION_ID)
         size = journal.path.with_suffix(ENDED).stat().st_size
     assert before is not None
     assert after is not None
@@ -127,7 +132,7 @@ def test_a_journal_is_its_owners_alone_and_so_is_its_folder(tmp_path: Path, jour
 
 
 def test_where_there_is_no_journal_nothing_is_kept(journals: Journals) -> None:
-    assert (journals.last(SESSION_ID), journals.unsettled(), journals.writing) == (None, [], False)
+    assert (last(journals, SESSION_ID), journals.unsettled(), journals.writing) == (None, [], False)
     journals.clean([])
     journals.drop(SESSION_ID)
     journals.set_aside(SESSION_ID)
@@ -142,7 +147,7 @@ def test_of_a_journal_cut_off_anywhere_all_is_read_that_was_written_whole(journa
     for length in range(len(data) + 1):
         path.write_bytes(data[:length])
         lines = data[:length].split(b"\n")[1:-1]
-        kept = journals.last(SESSION_ID)
+        kept = last(journals, SESSION_ID)
         assert (kept is None) == (b"\n" not in data[:length])
         if kept is not None:
             events = [line for line in lines if not line.startswith((b"ending ", b"saved "))]
@@ -163,7 +168,7 @@ def test_a_journal_cut_off_anywhere_is_settled_without_a_trace_of_the_cut(journa
         assert kept is not None
         journals.settle(SESSION_ID, kept, ENDING, ENTRIES[len(kept.entries) :])
         assert not path.exists()
-        ended = journals.last(SESSION_ID)
+        ended = last(journals, SESSION_ID)
         assert ended is not None
         assert (ended.entries, ended.ending, ended.saved, ended.ended) == (ENTRIES, ENDING, True, True)
         assert ended.size == path.with_suffix(ENDED).stat().st_size
@@ -186,7 +191,7 @@ def test_rubbish_behind_a_journal_is_not_read(rubbish: bytes, then: bytes, journ
     size = journal.path.stat().st_size
     with journal.path.open("ab") as file:
         file.write(rubbish + then)
-    kept = journals.last(SESSION_ID)
+    kept = last(journals, SESSION_ID)
     assert kept is not None
     assert (kept.head, kept.entries, kept.ending, kept.saved) == (HEAD, ENTRIES[:2], None, False)
     assert kept.size == size
@@ -199,7 +204,7 @@ def test_no_tail_of_any_bytes_hides_or_changes_what_was_written(tail: bytes) -> 
         journals = journals_in(Path(folder))
         with write(journals).open("ab") as file:
             file.write(tail)
-        kept = journals.last(SESSION_ID)
+        kept = last(journals, SESSION_ID)
     assert kept is not None
     assert (kept.head, kept.entries, kept.ending, kept.saved) == (HEAD, ENTRIES, ENDING, True)
 
@@ -210,7 +215,7 @@ def test_a_journal_of_which_nothing_can_be_read_is_put_away_and_its_name_is_free
 ) -> None:
     path = write(journals)
     path.write_bytes(data)
-    assert journals.last(SESSION_ID) is None
+    assert last(journals, SESSION_ID) is None
     assert journals.unsettled() == [SESSION_ID]
     journals.set_aside(SESSION_ID)
     kept = [found.read_bytes() for found in (tmp_path / "quarantine").glob(f"{SESSION_ID}.*")]
@@ -224,7 +229,7 @@ def test_what_a_full_disk_cut_off_is_not_in_the_journal_and_it_can_be_written_ag
         told, _ = process.communicate(timeout=LIMIT)
     assert (told.split(), process.returncode) == ([b"refused"] * 100, 0)
     for path in (tmp_path / "journals").iterdir():
-        kept = journals_in(tmp_path).last(path.stem)
+        kept = last(journals_in(tmp_path), path.stem)
         assert kept is not None
         assert said(kept.entries) == ("before, after", "")
         assert kept.size == path.stat().st_size
@@ -246,7 +251,7 @@ def test_a_session_has_one_running_journal_at_most(journals: Journals) -> None:
         journal.append(ENTRIES)
     with pytest.raises(FileExistsError):
         journals.open(SESSION_ID)
-    assert whole(journals.last(SESSION_ID)).entries == ENTRIES
+    assert whole(last(journals, SESSION_ID)).entries == ENTRIES
 
 
 def test_of_two_journals_the_running_one_is_the_last_where_it_can_be_read(journals: Journals) -> None:
@@ -255,23 +260,23 @@ def test_of_two_journals_the_running_one_is_the_last_where_it_can_be_read(journa
         journal.append(ENTRIES[:1])
     assert whole(journals.kept(SESSION_ID, RUNNING)).entries == ENTRIES[:1]
     assert whole(journals.kept(SESSION_ID, ENDED)).entries == ENTRIES
-    assert whole(journals.last(SESSION_ID)).entries == ENTRIES[:1]
+    assert whole(last(journals, SESSION_ID)).entries == ENTRIES[:1]
     journal.path.write_bytes(b"head")
-    assert whole(journals.last(SESSION_ID)).entries == ENTRIES
+    assert whole(last(journals, SESSION_ID)).entries == ENTRIES
 
 
 def test_a_settled_journal_takes_the_place_of_the_sessions_last(tmp_path: Path, journals: Journals) -> None:
     write(journals, settled=True)
     with writing(journals, settled=True) as journal:
         journal.append(ENTRIES[:1])
-    assert whole(journals.last(SESSION_ID)).entries == ENTRIES[:1]
+    assert whole(last(journals, SESSION_ID)).entries == ENTRIES[:1]
     assert [path.name for path in (tmp_path / "journals").iterdir()] == [f"{SESSION_ID}.ended"]
 
 
 def test_a_reply_of_which_nothing_was_said_is_settled_without_a_message(journals: Journals) -> None:
     with writing(journals):
         pass
-    journals.settle(SESSION_ID, whole(journals.last(SESSION_ID)), None, [entry(DONE)])
+    journals.settle(SESSION_ID, whole(last(journals, SESSION_ID)), None, [entry(DONE)])
     ended = whole(journals.kept(SESSION_ID, ENDED))
     assert (ended.entries, ended.ending, ended.saved, ended.ended) == ([entry(DONE)], None, False, True)
     assert journals.unsettled() == []
@@ -341,8 +346,8 @@ async def test_a_start_cleans_the_journals_of_sessions_removed_by_hand_but_not_o
     file_of(tmp_path, broken).write_bytes(b"{")
     async with opened(tmp_path) as store:
         assert list(await damaged(store)) == [OTHER]
-        assert store.journals.last(SESSION_ID) is None
-        assert whole(store.journals.last(OTHER)).entries == ENTRIES
+        assert last(store.journals, SESSION_ID) is None
+        assert whole(last(store.journals, OTHER)).entries == ENTRIES
 
 
 @limited
@@ -379,7 +384,7 @@ def test_journals_are_synced_while_others_are_begun_and_ended(journals: Journals
         finally:
             over.set()
         assert min(one.result(LIMIT) for one in syncing) > 0
-    assert [whole(journals.last(f"{number:010x}")).entries for number in range(3)] == [ENTRIES] * 3
+    assert [whole(last(journals, f"{number:010x}")).entries for number in range(3)] == [ENTRIES] * 3
     assert not journals.writing
 
 
