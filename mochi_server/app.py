@@ -33,6 +33,7 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             ollama = OllamaClient(address, _limits(settings))
             stack.push_async_callback(ollama.close)
             catalog = Catalog(ollama, settings.model)
+            stack.callback(catalog.close)
             generations = Generations(
                 store,
                 ollama,

@@ -14,7 +14,7 @@ from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest
 from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Listener, Outcome, complete_event
 from mochi_server.chat.joining import Known
-from mochi_server.chat.turn import Ask
+from mochi_server.chat.prompt import Ask
 from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
 from mochi_server.store.keys import SERVER
@@ -100,11 +100,6 @@ def _ask(request: Request, asked: ChatRequest) -> Ask:
         check_length(request, asked.message, "$.message")
     if asked.images:
         raise ValidationFailed("This version cannot take images yet. Leave `images` out.", {"path": "$.images"})
-    if asked.history_limit == "fit":
-        raise ValidationFailed(
-            "This version cannot fit a history to the window yet. Give a number of messages.",
-            {"path": "$.history_limit"},
-        )
     return Ask(
         message=asked.message,
         think=asked.think,

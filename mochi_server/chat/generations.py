@@ -14,11 +14,13 @@ from mochi_server.chat.admission import Admission
 from mochi_server.chat.generation import Generation, Listener, Outcome, StopReason
 from mochi_server.chat.joining import Joining
 from mochi_server.chat.phases import Phases
+from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key, Repeats
 from mochi_server.chat.start import Start, with_question
-from mochi_server.chat.turn import Ask, ReplyLimits, Turn
+from mochi_server.chat.turn import ReplyLimits, Turn
 from mochi_server.chat.unsettled import Unsettled
 from mochi_server.chat.upkeep import Upkeep
+from mochi_server.chat.windows import Windows
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import sealed
 from mochi_server.errors import (
@@ -76,13 +78,15 @@ class Generations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep = Upkeep(store, self._unsettled)
         self._admission = admission
-        self._phases = Phases(catalog, self._all_running)
+        self.windows = Windows(catalog)
+        self._phases = Phases(self.windows, self._all_running)
         self.joining = Joining(store, self._unsettled, self._begun)
         self._repeats = Repeats(store, self.joining.reply)
         self._closing = False
 
     async def open(self) -> None:
-        """Save what an earlier process was shown of replies and could not save."""
+        """Save what an earlier process was shown of replies and could not save, and see what Ollama has."""
+        self.windows.open()
         await self._unsettled.settle_all()
         if self._unsettled:
             self._upkeep.begin()
@@ -242,6 +246,7 @@ class Generations:
             await self._all_ended()
         self.end_all()
         await self._all_ended()
+        self.windows.close()
         await self._upkeep.close()
 
     def end_all(self) -> None:
@@ -269,6 +274,7 @@ class Generations:
             store=self._store,
             ollama=self._ollama,
             catalog=self._catalog,
+            windows=self.windows,
             phases=self._phases,
             limits=self._limits,
         )
@@ -309,6 +315,7 @@ class Generations:
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
         generation.finish(outcome, last)
+        self._catalog.refresh_soon()
 
     async def _begun(self, session_id: str) -> Generation | None:
         """The session's running reply. One whose question is being saved right now is as good as running."""

@@ -4,6 +4,9 @@
 that has not changed costs one call.
 """
 
+import asyncio
+import contextlib
+import time
 from datetime import UTC, datetime
 
 import anyio
@@ -16,6 +19,9 @@ from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.shared import SharedCall
 
 SHOWN_AT_ONCE = 8
+REFRESH_SECONDS = 30.0
+"""What is known may be so old before it is asked for anew while nobody waits for it."""
+
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -62,6 +68,23 @@ class Catalog:
         self._shown: dict[str, _Shown] = {}
         self._models: dict[str, Model] = {}
         self._refresh = SharedCall(self._look)
+        self._refreshed = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+
+    def refresh_soon(self) -> None:
+        """Have what is known brought up to date in the background, if it is not fresh."""
+        fresh = time.monotonic() - self._refreshed < REFRESH_SECONDS
+        if not fresh and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_quietly())
+
+    def close(self) -> None:
+        """Ask no more in the background."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+
+    async def _refresh_quietly(self) -> None:
+        with contextlib.suppress(MochiError):
+            await self._refresh()
 
     def known(self, name: str) -> Model | None:
         """The model as it was last seen, without asking."""
@@ -153,6 +176,7 @@ class Catalog:
         # Only what is there now, and only answers: a model that could not be looked at is asked for again.
         self._shown = {key: seen for key, seen in shown.items() if seen is not None}
         self._models = {str(tag.model): _model(tag, shown[_key(tag)]) for tag in tags}
+        self._refreshed = time.monotonic()
 
     async def _show(self, tag: ollama.ListResponse.Model) -> _Shown | None:
         if (known := self._shown.get(_key(tag))) is not None:
