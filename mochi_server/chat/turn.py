@@ -215,7 +215,7 @@ class Turn:
         status, done_reason = _ending(reply, generation, failure)
         known, sending = self._catalog.known(self._model), self._chosen()
         waiting = generation.stop_reason != "shutdown"
-        window = await self._windows.in_force(self._model, sending.choice, waiting=waiting)
+        window = await self._windows.in_force(self._model, sending.choice, certain=reply.loaded, waiting=waiting)
         begun = msgspec.structs.replace(
             self._reply,
             content=content,

@@ -26,9 +26,6 @@ WHILE_UNKNOWN = 0.02
 PATIENCE = 1.0
 """Seconds that a reply's end waits for Ollama to say in which window it was made."""
 
-SEEN_SECONDS = 10.0
-"""How old the last look may be for a reply in a window that is known."""
-
 FRESH = 0.9
 """Seconds for which a look serves others too."""
 
@@ -113,7 +110,7 @@ class Windows:
         window.loaded_with, window.began = num_ctx, time.monotonic()
         if num_ctx not in window.seen:
             self._in_background(self._look_since(window.began, WHILE_UNKNOWN))
-        elif window.began - self._looked > SEEN_SECONDS:
+        else:
             self._in_background(self._look_in(AFTER_BEGINNING))
 
     def left(self, model: str) -> None:
@@ -127,7 +124,7 @@ class Windows:
         """
         window = self._window(model)
         window.loaded_with, window.began = choice.num_ctx, time.monotonic()
-        in_force = await self.in_force(model, choice)
+        in_force = await self.in_force(model, choice, certain=True)
         if in_force is not None:
             window.factor = max(window.factor or 1.0, factor_of(in_force, plain))
         return in_force
@@ -136,13 +133,13 @@ class Windows:
         """A prompt had so many tokens; `plain` is its estimate, uncorrected."""
         self._window(model).factor = factor_of(tokens, plain)
 
-    async def in_force(self, model: str, choice: Choice, *, waiting: bool = True) -> int | None:
+    async def in_force(self, model: str, choice: Choice, *, certain: bool = False, waiting: bool = True) -> int | None:
         """The window in which a reply is that was asked for so; None where Ollama does not say.
 
-        Where it is not known yet Ollama is waited for, for a moment.
+        Where it is not known yet, or has to be `certain`, Ollama is waited for, for a moment, unless not `waiting`.
         """
         window = self._window(model)
-        if waiting and choice.num_ctx not in window.seen:
+        if waiting and (certain or choice.num_ctx not in window.seen):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await self._look_since(window.began)
@@ -216,6 +213,8 @@ def _note(window: _Window, found: int | None, limit: int | None, *, none: bool) 
     elif not window.running and found != window.seen.get(None if last is msgspec.UNSET else last):
         # Somebody else had it loaded so, or we did before a restart: to go with that costs no reload.
         usual = USUAL_WINDOW if limit is None else min(USUAL_WINDOW, limit)
-        window.named = None if found in {window.seen.get(None), usual} else found
-        window.seen[window.named] = found
-        window.loaded_with = window.named
+        if found in {window.seen.get(None), usual}:
+            window.named, window.loaded_with = None, msgspec.UNSET
+        else:
+            window.named = window.loaded_with = found
+            window.seen[found] = found
