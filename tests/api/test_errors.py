@@ -183,6 +183,8 @@ WRONG: list[tuple[tuple[str, str], dict[str, Any], str]] = [
     (CHAT, {"message": "x", "keep_alive": ""}, "$.keep_alive"),
     (CHAT, {"message": "x", "keep_alive": HUGE}, "$.keep_alive"),
     (CHAT, {"message": "x", "on_disconnect": "never"}, "$.on_disconnect"),
+    (CHAT, {"message": "x", "format": {"type": "banana"}}, "$.format.type"),
+    (FIRST, {"message": "x", "format": {"items": {"type": 1}}}, "$.format.items.type"),
     (CHAT, {"message": "x", "options": {"num_cxt": 1}}, "$.options.num_cxt"),
     (CHAT, {"message": "x", "history_limit": "some"}, "$.history_limit"),
     (CHAT, {"message": "x", "model": "tiny"}, "$.model"),
