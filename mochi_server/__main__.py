@@ -15,9 +15,10 @@ try:
 
     from mochi_server import __version__, migrate_command
     from mochi_server.api.http import State
-    from mochi_server.app import create_app
+    from mochi_server.app import create_app, require_model
     from mochi_server.chat.generations import Generations
     from mochi_server.command_line import read_settings
+    from mochi_server.errors import MochiError
     from mochi_server.observability.logs import configure
     from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
@@ -107,6 +108,8 @@ def _run(arguments: Sequence[str]) -> None:
         sys.exit(migrate_command.main(arguments[1:]))
     try:
         settings = read_settings(arguments)
+        if settings.require_model:
+            _require_model(settings)
         listener = _listen(settings)
         store = _take_folder(settings)
     except SettingsError as error:
@@ -114,6 +117,15 @@ def _run(arguments: Sequence[str]) -> None:
         sys.exit(2)
     configure(settings.log_level, settings.log_format or ("console" if sys.stderr.isatty() else "json"))
     Server(_config(settings, store), settings, _address(settings, listener)).run(sockets=[listener])
+
+
+def _require_model(settings: Settings) -> None:
+    try:
+        asyncio.run(require_model(settings))
+    except MochiError as error:
+        # Some of it may be Ollama's own words.
+        line = " ".join("".join(c if c.isprintable() else " " for c in error.message).split())
+        raise SettingsError(f"--require-model (MOCHI_REQUIRE_MODEL): {line}") from None
 
 
 def _listen(settings: Settings) -> socket.socket:

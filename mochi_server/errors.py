@@ -110,7 +110,7 @@ class PromptNotFound(MochiError):
 
 
 class ModelNotFound(MochiError):
-    """Ollama does not have the model; `details.available` lists what it has."""
+    """Ollama does not have the model, or it is not allowed here; `details.available` lists what can be had."""
 
     code, status = "model_not_found", 400
 

@@ -30,6 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Text = "."
     sessions_dir: Text = "sessions"
     model: Text | None = None
+    allowed_models: tuple[Text, ...] = ()
+    require_model: bool = False
     allow_host: tuple[Text, ...] = ()
     allow_origin: tuple[Text, ...] = ()
     max_concurrent: Annotated[int, Meta(ge=1, le=100_000)] = 4
@@ -120,6 +122,17 @@ SETTINGS = (
         variable="MOCHI_DEFAULT_MODEL",
         metavar="NAME",
         help="the model of sessions that name none (default: the newest that Ollama has and that can chat)",
+    ),
+    Setting(
+        field="allowed_models",
+        variable="MOCHI_ALLOWED_MODELS",
+        help="the models that may be used, and no others (default: all)",
+    ),
+    Setting(
+        field="require_model",
+        flag="--require-model",
+        variable="MOCHI_REQUIRE_MODEL",
+        help="do not start unless that model is there",
     ),
     Setting(
         field="allow_host",

@@ -20,6 +20,8 @@ TABLE = [
     ("data_dir", "--data-dir", "MOCHI_DATA_DIR", "."),
     ("sessions_dir", "--sessions-dir", "MOCHI_SESSIONS_DIR", "sessions"),
     ("model", "--model", "MOCHI_DEFAULT_MODEL", None),
+    ("allowed_models", None, "MOCHI_ALLOWED_MODELS", ()),
+    ("require_model", "--require-model", "MOCHI_REQUIRE_MODEL", False),
     ("allow_host", "--allow-host", "MOCHI_ALLOWED_HOSTS", ()),
     ("allow_origin", "--allow-origin", "MOCHI_ALLOWED_ORIGINS", ()),
     ("connect_timeout", None, "MOCHI_CONNECT_TIMEOUT", 5),
@@ -94,13 +96,27 @@ def test_lists_are_repeated_flags_or_separated_by_commas() -> None:
     assert read(MOCHI_ALLOWED_HOSTS=" a.lan, b.lan ,,").allow_host == ("a.lan", "b.lan")
     origins = read(MOCHI_ALLOWED_ORIGINS="https://a.example,http://localhost:3000").allow_origin
     assert origins == ("https://a.example", "http://localhost:3000")
+    assert read(MOCHI_ALLOWED_MODELS=" llama3.2, hf.co/a/b:Q4 ,").allowed_models == ("llama3.2", "hf.co/a/b:Q4")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", True), ("true", True), ("YES", True), ("on", True), ("0", False),
                                                 ("false", False), ("No", False), ("off", False)])  # fmt: skip
-def test_demo_is_switched_by_the_usual_words(text: str, expected: bool) -> None:
+def test_a_switch_takes_the_usual_words(text: str, expected: bool) -> None:
     assert read(MOCHI_DEMO=text).demo is expected
     assert read("--demo", MOCHI_DEMO=text).demo is True
+    assert read(MOCHI_REQUIRE_MODEL=text).require_model is expected
+    assert read("--require-model", MOCHI_REQUIRE_MODEL=text).require_model is True
+
+
+@pytest.mark.parametrize("allowed", ["llama3.2", "other,llama3.2:latest"])
+def test_a_default_model_must_be_an_allowed_one(allowed: str) -> None:
+    for name in ("llama3.2", "llama3.2:latest"):
+        assert read("--model", name, MOCHI_ALLOWED_MODELS=allowed).model == name
+    for name in ("llama3.2:7b", "llama3", "x/llama3.2"):
+        line = refusal("--model", name, environment={"MOCHI_ALLOWED_MODELS": allowed})
+        assert line.startswith("--model (MOCHI_DEFAULT_MODEL): ")
+        assert "MOCHI_ALLOWED_MODELS" in line
+        assert name in line
 
 
 def test_ollama_host_is_ollamas_own_variable_unless_ours_says_otherwise() -> None:
@@ -149,6 +165,8 @@ def test_a_flag_that_makes_no_sense_is_refused_by_name(setting: str, value: str)
         *((f"MOCHI_{name}", "-1") for name in ("HEARTBEAT_SECONDS", "DISCONNECT_GRACE", "SHUTDOWN_SECONDS")),
         *((f"MOCHI_{name}", "nan") for name in ("HEARTBEAT_SECONDS", "DISCONNECT_GRACE", "SHUTDOWN_SECONDS")),
         *(("MOCHI_ON_DISCONNECT", value) for value in ("stop", "CANCEL ", "cancel,continue")[::2]),
+        ("MOCHI_ALLOWED_MODELS", " , "),
+        ("MOCHI_REQUIRE_MODEL", "tiny"),
         ("MOCHI_LOG_LEVEL", "trace"),
         ("MOCHI_LOG_FORMAT", "text"),
     ],
