@@ -2,11 +2,12 @@
 
 try:
     import asyncio
+    import contextlib
     import errno
     import math
     import socket
     import sys
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import FrameType
     from typing import cast
@@ -22,6 +23,7 @@ try:
     from mochi_server.observability.logs import configure
     from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
+    from mochi_server.store.prompts import check_folder
     from mochi_server.store.sessions import SessionStore
 except KeyboardInterrupt:
     # Reading all this in takes a third of a second, in which people change their minds.
@@ -112,6 +114,7 @@ def _run(arguments: Sequence[str]) -> None:
             _require_model(settings)
         listener = _listen(settings)
         store = _take_folder(settings)
+        _check_prompts_folder(settings)
     except SettingsError as error:
         print(f"mochi-server: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
@@ -162,9 +165,22 @@ def _notice_dead_peers(listener: socket.socket) -> None:
 
 
 def _take_folder(settings: Settings) -> SessionStore:
-    try:
+    with _told(settings, "sessions", settings.sessions_dir, "--sessions-dir"):
         store = SessionStore(settings.sessions_folder)
         store.take()
+    return store
+
+
+def _check_prompts_folder(settings: Settings) -> None:
+    with _told(settings, "system prompts", settings.system_prompts_dir, "--system-prompts-dir"):
+        check_folder(settings.system_prompts_folder)
+
+
+@contextlib.contextmanager
+def _told(settings: Settings, what: str, folder: str, flag: str) -> Iterator[None]:
+    """Why a folder cannot be had, as a SettingsError."""
+    try:
+        yield
     except FolderInUse as error:
         reason = f"is in use by {error}"
     except OSError as error:
@@ -173,9 +189,9 @@ def _take_folder(settings: Settings) -> SessionStore:
         # No home folder for `~`, or a character that no path may have.
         reason = f"is none: {str(error).rstrip('.')}"
     else:
-        return store
-    shown = str(Path(settings.data_dir) / settings.sessions_dir)
-    raise SettingsError(f"the sessions folder {shown!r} {reason}; choose another with --data-dir or --sessions-dir")
+        return
+    shown = str(Path(settings.data_dir) / folder)
+    raise SettingsError(f"the {what} folder {shown!r} {reason}; choose another with --data-dir or {flag}")
 
 
 def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:

@@ -12,6 +12,7 @@ from mochi_server.ollama.address import parse_address
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import Limits, OllamaClient
 from mochi_server.settings import Settings
+from mochi_server.store.prompts import PromptFiles
 from mochi_server.store.sessions import SessionStore
 
 
@@ -23,6 +24,8 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.open()
+            prompts = PromptFiles(settings.system_prompts_folder, store.threads)
+            await prompts.open()
             ollama = await stack.enter_async_context(_ollama(settings))
             catalog = Catalog(ollama, settings.model, settings.allowed_models)
             generations = Generations(
@@ -35,7 +38,14 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             )
             await generations.open()
             stack.push_async_callback(generations.drain, 0)
-            yield State(settings=settings, store=store, ollama=ollama, catalog=catalog, generations=generations)
+            yield State(
+                settings=settings,
+                store=store,
+                prompts=prompts,
+                ollama=ollama,
+                catalog=catalog,
+                generations=generations,
+            )
 
     return application(settings, lifespan)
 

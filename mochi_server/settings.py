@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     demo: bool = False
     data_dir: Text = "."
     sessions_dir: Text = "sessions"
+    system_prompts_dir: Text = "system_prompts"
     model: Text | None = None
     allowed_models: tuple[Text, ...] = ()
     require_model: bool = False
@@ -55,6 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def sessions_folder(self) -> Path:
         """Where the session files lie."""
         return Path(self.data_dir).expanduser() / Path(self.sessions_dir).expanduser()
+
+    @property
+    def system_prompts_folder(self) -> Path:
+        """Where the system prompt files lie."""
+        return Path(self.data_dir).expanduser() / Path(self.system_prompts_dir).expanduser()
 
     @property
     def ollama(self) -> Address:
@@ -115,6 +121,13 @@ SETTINGS = (
         variable="MOCHI_SESSIONS_DIR",
         metavar="FOLDER",
         help="the folder of the session files",
+    ),
+    Setting(
+        field="system_prompts_dir",
+        flag="--system-prompts-dir",
+        variable="MOCHI_SYSTEM_PROMPTS_DIR",
+        metavar="FOLDER",
+        help="the folder of the system prompt files",
     ),
     Setting(
         field="model",

@@ -102,6 +102,15 @@ def test_a_folder_that_can_be_nowhere_is_told_in_one_line(tmp_path: Path, folder
     assert line.endswith("; choose another with --data-dir or --sessions-dir")
 
 
+@pytest.mark.parametrize("folder", ["file", "~nobody-of-this-name/x"])
+def test_a_folder_of_prompts_that_cannot_be_had_is_told_in_one_line(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = refusal(run(tmp_path, "--port", "0", "--system-prompts-dir", folder))
+    assert line.startswith("mochi-server: the system prompts folder ")
+    assert line.endswith("; choose another with --data-dir or --system-prompts-dir")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
 def test_a_start_that_requires_its_model_is_refused_without_it_with_what_to_do(
     tmp_path: Path, standin: StandInThread
 ) -> None:

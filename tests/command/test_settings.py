@@ -19,6 +19,7 @@ TABLE = [
     ("demo", "--demo", "MOCHI_DEMO", False),
     ("data_dir", "--data-dir", "MOCHI_DATA_DIR", "."),
     ("sessions_dir", "--sessions-dir", "MOCHI_SESSIONS_DIR", "sessions"),
+    ("system_prompts_dir", "--system-prompts-dir", "MOCHI_SYSTEM_PROMPTS_DIR", "system_prompts"),
     ("model", "--model", "MOCHI_DEFAULT_MODEL", None),
     ("allowed_models", None, "MOCHI_ALLOWED_MODELS", ()),
     ("require_model", "--require-model", "MOCHI_REQUIRE_MODEL", False),
@@ -71,6 +72,7 @@ def test_each_setting_has_the_flag_the_variable_and_the_default_of_the_contract(
         ("--ollama-host", "MOCHI_OLLAMA_HOST", ("http://a:1", "b:2", "c")),
         ("--data-dir", "MOCHI_DATA_DIR", ("a", "b", "c")),
         ("--sessions-dir", "MOCHI_SESSIONS_DIR", ("a", "b", "c")),
+        ("--system-prompts-dir", "MOCHI_SYSTEM_PROMPTS_DIR", ("a", "b", "c")),
         ("--model", "MOCHI_DEFAULT_MODEL", ("a", "b", "c")),
         ("--log-level", "MOCHI_LOG_LEVEL", ("debug", "warning", "error")),
         ("--log-format", "MOCHI_LOG_FORMAT", ("json", "console", "json")),
@@ -130,6 +132,8 @@ def test_folders_lie_in_the_data_folder_unless_they_are_absolute() -> None:
     assert read("--data-dir", "/data").sessions_folder == Path("/data/sessions")
     assert read("--data-dir", "/data", "--sessions-dir", "/else/where").sessions_folder == Path("/else/where")
     assert read("--data-dir", "~/x").sessions_folder == Path.home() / "x" / "sessions"
+    assert read("--data-dir", "/data").system_prompts_folder == Path("/data/system_prompts")
+    assert read("--system-prompts-dir", "/else/where").system_prompts_folder == Path("/else/where")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_folders_lie_in_the_data_folder_unless_they_are_absolute() -> None:
         *(("--allow-host", value) for value in ("", "https://mochi.lan", "*", "a b", "mochi.lan/x", "me@mochi.lan")),
         *(("--log-level", value) for value in ("", "loud", "INFO WARNING", "10")),
         *(("--log-format", value) for value in ("", "xml")),
-        *((flag, "") for flag in ("--data-dir", "--sessions-dir", "--model")),
+        *((flag, "") for flag in ("--data-dir", "--sessions-dir", "--system-prompts-dir", "--model")),
         ("--data-dir", "x" * 5000),
     ],
 )
