@@ -5,7 +5,8 @@
     ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
     ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
-    ├── SessionExists, SessionBusy, SessionDamaged, RevisionConflict             what stands in the way
+    ├── SessionExists, PromptExists, SessionBusy, SessionDamaged                 what stands in the way
+    ├── RevisionConflict                                                         what has changed meanwhile
     ├── NoGeneration, IdempotencyMismatch, IdempotencyExpired, QueueFull         which reply, and when
     ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
     ├── StorageFull, StorageUnavailable
@@ -104,13 +105,13 @@ class MessageNotFound(MochiError):
 
 
 class PromptNotFound(MochiError):
-    """No system prompt file has this name."""
+    """No system prompt file has this name, or what has it cannot be used as one."""
 
     code, status = "prompt_not_found", 404
 
 
 class ModelNotFound(MochiError):
-    """Ollama does not have the model; `details.available` lists what it has."""
+    """Ollama does not have the model, or it is not allowed here; `details.available` lists what can be had."""
 
     code, status = "model_not_found", 400
 
@@ -149,6 +150,12 @@ class SessionExists(MochiError):
     """A proposed session id is taken."""
 
     code, status = "session_exists", 409
+
+
+class PromptExists(MochiError):
+    """A new system prompt file's name is taken, by whatever it may be."""
+
+    code, status = "prompt_exists", 409
 
 
 class SessionBusy(MochiError):
@@ -232,13 +239,13 @@ class OllamaTimeout(MochiError):
 
 
 class StorageFull(MochiError):
-    """No room on the disk of the sessions folder."""
+    """No room on the disk of the sessions or the system prompts."""
 
     code, status = "storage_full", 507
 
 
 class StorageUnavailable(MochiError):
-    """The sessions folder cannot be written."""
+    """The folder of the sessions or of the system prompts cannot be used."""
 
     code, status = "storage_unavailable", 503
 

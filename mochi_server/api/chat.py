@@ -7,6 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.format_schema import check_format
 from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_response, read_json, state
 from mochi_server.api.new_session import check_length, new_session
 from mochi_server.api.preconditions import idempotency_key, if_match, refuse_if_match
@@ -65,6 +66,7 @@ async def stop(request: Request) -> Response:
 
 async def _sent(request: Request) -> Listener:
     asked = await read_json(request, ChatRequest)
+    await check_format(asked.format)
     session_id = request.path_params["session_id"]
     key = idempotency_key(request, session_id, asked)
     return await state(request)["generations"].send(
@@ -74,6 +76,7 @@ async def _sent(request: Request) -> Listener:
 
 async def _sent_first(request: Request) -> Listener:
     asked = await read_json(request, FirstChatRequest)
+    await check_format(asked.format)
     refuse_if_match(request)
     key = idempotency_key(request, SERVER, asked)
     ask = _ask(request, asked)

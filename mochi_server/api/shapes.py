@@ -9,11 +9,13 @@ from mochi_server.api.validation import IF_EMPTY
 from mochi_server.chat.generation import OnDisconnect
 from mochi_server.domain.options import Options
 from mochi_server.ollama.wire import Format, Think
+from mochi_server.store.prompts import LONGEST_PROMPT
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Label = Annotated[str, Meta(min_length=1, max_length=255)]
 Title = Annotated[str, Meta(max_length=500)]
 Text = Annotated[str, Meta(min_length=1)]
+PromptText = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROMPT)]
 Sent = Annotated[Text, Meta(extra={IF_EMPTY: "Leave it out to have the last message answered anew."})]
 MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
 KeepAlive = (
@@ -69,6 +71,19 @@ class SetSystemPrompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     content: Text | None = None
     source_file: Label | None = None
+
+
+class NewPrompt(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /system-prompts`."""
+
+    filename: str
+    content: PromptText
+
+
+class ReplacePrompt(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /system-prompts/{filename}`."""
+
+    content: PromptText
 
 
 class SetHead(msgspec.Struct, forbid_unknown_fields=True):

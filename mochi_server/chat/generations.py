@@ -140,7 +140,7 @@ class Generations:
 
         async def begin() -> Listener:
             self.check_free(session_id)
-            if ask.think or session_id in self._running:
+            if ask.think or self._catalog.restricted or session_id in self._running:
                 # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
                 await self._check(with_question(await self._store.load(session_id), ask), ask)
             async with self.changing(session_id, revisions) as expected, self._start(session_id, ask, key) as start:
@@ -328,6 +328,7 @@ class Generations:
         return self._running.values()
 
     async def _check(self, session: Session, ask: Ask) -> None:
+        await self._catalog.check_allowed(session.metadata.model)
         if ask.think:
             await self._catalog.require(session.metadata.model, "thinking")
 
