@@ -114,6 +114,8 @@ class StandIn:
         if server is None:
             return
         server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # what was accepted just now becomes a connection that can be broken
         for task, writer in self._connections.items():
             task.cancel()
             writer.transport.abort()
