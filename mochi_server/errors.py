@@ -3,7 +3,8 @@
     MochiError
     ├── InvalidJson, ValidationFailed, UnsupportedMediaType, PayloadTooLarge     the request's bytes
     ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
-    ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
+    ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound,         what it names
+    │   ImageNotFound
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
     ├── SessionExists, SessionBusy, SessionDamaged, RevisionConflict             what stands in the way
     ├── NoGeneration, IdempotencyMismatch, IdempotencyExpired, QueueFull         which reply, and when
@@ -107,6 +108,12 @@ class PromptNotFound(MochiError):
     """No system prompt file has this name."""
 
     code, status = "prompt_not_found", 404
+
+
+class ImageNotFound(MochiError):
+    """No such image is there; `details.image` names it, and `details.message_index` the message that needs it."""
+
+    code, status = "image_not_found", 404
 
 
 class ModelNotFound(MochiError):

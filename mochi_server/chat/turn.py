@@ -9,12 +9,14 @@ import msgspec
 
 from mochi_server.chat.admission import RELOADING, Load, queue_full
 from mochi_server.chat.generation import Generation, OnDisconnect, Outcome
+from mochi_server.chat.images import with_images
 from mochi_server.chat.phases import Phases
 from mochi_server.chat.reply import ReplyInProgress
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import estimated_tokens, with_fixed_window
 from mochi_server.domain.events import said
 from mochi_server.domain.history import newest_turns
+from mochi_server.domain.images import Image
 from mochi_server.domain.messages import AssistantMessage, Context, Status
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
@@ -37,9 +39,10 @@ from mochi_server.store.sessions import SessionStore, new_id
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks a session for. No `message`: answer the last user message anew."""
+    """What a client asks a session for. No `message`: answer the last user message anew. `images` go with a message."""
 
     message: str | None = None
+    images: tuple[Image, ...] = ()
     think: Think | None = None
     options: OptionValues = {}
     format: Format | None = None
@@ -132,7 +135,10 @@ class Turn:
             with generation.upstream:
                 await self._admitted(generation, timers)
                 timers.append(asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length"))
-                await self._ollama.chat(self._request, lambda chunks: self._take(chunks, reply, generation))
+                await self._ollama.chat(
+                    await with_images(self._request, self._sent, self._message_index, self._store),
+                    lambda chunks: self._take(chunks, reply, generation),
+                )
         except MochiError as error:
             failure = await self._explained(error)
         finally:
