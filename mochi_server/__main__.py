@@ -2,11 +2,12 @@
 
 try:
     import asyncio
+    import contextlib
     import errno
     import math
     import socket
     import sys
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import FrameType
     from typing import cast
@@ -15,12 +16,14 @@ try:
 
     from mochi_server import __version__, migrate_command
     from mochi_server.api.http import State
-    from mochi_server.app import create_app
+    from mochi_server.app import create_app, require_model
     from mochi_server.chat.generations import Generations
     from mochi_server.command_line import read_settings
+    from mochi_server.errors import MochiError
     from mochi_server.observability.logs import configure
     from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
+    from mochi_server.store.prompts import check_folder
     from mochi_server.store.sessions import SessionStore
 except KeyboardInterrupt:
     # Reading all this in takes a third of a second, in which people change their minds.
@@ -107,13 +110,25 @@ def _run(arguments: Sequence[str]) -> None:
         sys.exit(migrate_command.main(arguments[1:]))
     try:
         settings = read_settings(arguments)
+        if settings.require_model:
+            _require_model(settings)
         listener = _listen(settings)
         store = _take_folder(settings)
+        _check_prompts_folder(settings)
     except SettingsError as error:
         print(f"mochi-server: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
     configure(settings.log_level, settings.log_format or ("console" if sys.stderr.isatty() else "json"))
     Server(_config(settings, store), settings, _address(settings, listener)).run(sockets=[listener])
+
+
+def _require_model(settings: Settings) -> None:
+    try:
+        asyncio.run(require_model(settings))
+    except MochiError as error:
+        # Some of it may be Ollama's own words.
+        line = " ".join("".join(c if c.isprintable() else " " for c in error.message).split())
+        raise SettingsError(f"--require-model (MOCHI_REQUIRE_MODEL): {line}") from None
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -150,9 +165,22 @@ def _notice_dead_peers(listener: socket.socket) -> None:
 
 
 def _take_folder(settings: Settings) -> SessionStore:
-    try:
+    with _told(settings, "sessions", settings.sessions_dir, "--sessions-dir"):
         store = SessionStore(settings.sessions_folder)
         store.take()
+    return store
+
+
+def _check_prompts_folder(settings: Settings) -> None:
+    with _told(settings, "system prompts", settings.system_prompts_dir, "--system-prompts-dir"):
+        check_folder(settings.system_prompts_folder)
+
+
+@contextlib.contextmanager
+def _told(settings: Settings, what: str, folder: str, flag: str) -> Iterator[None]:
+    """Why a folder cannot be had, as a SettingsError."""
+    try:
+        yield
     except FolderInUse as error:
         reason = f"is in use by {error}"
     except OSError as error:
@@ -161,9 +189,9 @@ def _take_folder(settings: Settings) -> SessionStore:
         # No home folder for `~`, or a character that no path may have.
         reason = f"is none: {str(error).rstrip('.')}"
     else:
-        return store
-    shown = str(Path(settings.data_dir) / settings.sessions_dir)
-    raise SettingsError(f"the sessions folder {shown!r} {reason}; choose another with --data-dir or --sessions-dir")
+        return
+    shown = str(Path(settings.data_dir) / folder)
+    raise SettingsError(f"the {what} folder {shown!r} {reason}; choose another with --data-dir or {flag}")
 
 
 def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:

@@ -12,6 +12,7 @@ from mochi_server.ollama.address import parse_address
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import Limits, OllamaClient
 from mochi_server.settings import Settings
+from mochi_server.store.prompts import PromptFiles
 from mochi_server.store.sessions import SessionStore
 
 
@@ -23,16 +24,11 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.open()
-            address = settings.ollama
-            if settings.demo:
-                # A tenth of what a start takes, for --demo alone.
-                from mochi_server.ollama.demo import demo_standin  # noqa: PLC0415
-
-                standin = await stack.enter_async_context(demo_standin())
-                address = parse_address(standin.url)
-            ollama = OllamaClient(address, _limits(settings))
-            stack.push_async_callback(ollama.close)
-            catalog = Catalog(ollama, settings.model)
+            prompts = PromptFiles(settings.system_prompts_folder, store.threads)
+            await prompts.open()
+            ollama = await stack.enter_async_context(_ollama(settings))
+            catalog = Catalog(ollama, settings.model, settings.allowed_models)
+            stack.callback(catalog.close)
             generations = Generations(
                 store,
                 ollama,
@@ -43,9 +39,39 @@ def create_app(settings: Settings, store: SessionStore) -> Application:
             )
             await generations.open()
             stack.push_async_callback(generations.drain, 0)
-            yield State(settings=settings, store=store, ollama=ollama, catalog=catalog, generations=generations)
+            yield State(
+                settings=settings,
+                store=store,
+                prompts=prompts,
+                ollama=ollama,
+                catalog=catalog,
+                generations=generations,
+            )
 
     return application(settings, lifespan)
+
+
+async def require_model(settings: Settings) -> None:
+    """Make sure that the default model is there. Raises ModelNotFound, and what asking Ollama raises."""
+    async with _ollama(settings) as ollama:
+        catalog = Catalog(ollama, settings.model, settings.allowed_models)
+        await catalog.find(await catalog.choose(None))
+
+
+@asynccontextmanager
+async def _ollama(settings: Settings) -> AsyncIterator[OllamaClient]:
+    """The door to Ollama; with `--demo` to a stand-in that is there as long."""
+    async with AsyncExitStack() as stack:
+        address = settings.ollama
+        if settings.demo:
+            # A tenth of what a start takes, for --demo alone.
+            from mochi_server.ollama.demo import demo_standin  # noqa: PLC0415
+
+            standin = await stack.enter_async_context(demo_standin())
+            address = parse_address(standin.url)
+        ollama = OllamaClient(address, _limits(settings))
+        stack.push_async_callback(ollama.close)
+        yield ollama
 
 
 def _limits(settings: Settings) -> Limits:

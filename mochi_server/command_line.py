@@ -14,11 +14,13 @@ import msgspec
 
 from mochi_server import __version__
 from mochi_server.ollama.address import parse_address
+from mochi_server.ollama.catalog import full_name
 from mochi_server.settings import SETTINGS, Setting, Settings, SettingsError, host_name, is_loopback
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-_LISTS = ("allow_host", "allow_origin")
+_LISTS = ("allow_host", "allow_origin", "allowed_models")
+_SWITCHES = ("demo", "require_model")
 _BOUND = re.compile(r"Expected `\w+` (?P<length>of length )?(?P<bound>[<>]=?) (?P<size>-?\d+)")
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -75,8 +77,8 @@ def add_flags(parser: Parser, settings: Iterable[Setting]) -> None:
         if setting.flag is None:
             continue
         help_text = f"{setting.help}{_default_help(setting)} [{setting.variable}]"
-        if setting.field == "demo":
-            parser.add_argument(setting.flag, dest="demo", action="store_true", default=None, help=help_text)
+        if setting.field in _SWITCHES:
+            parser.add_argument(setting.flag, dest=setting.field, action="store_true", default=None, help=help_text)
         else:
             action = "append" if setting.field in _LISTS else "store"
             parser.add_argument(
@@ -125,11 +127,13 @@ def _given(setting: Setting, flags: Mapping[str, Any], variables: Mapping[str, s
 
 
 def _converted(setting: Setting, source: str, value: Any) -> Any:
-    if setting.field == "demo" and isinstance(value, str):
+    if setting.field in _SWITCHES and isinstance(value, str):
         if value.lower() not in _YES + _NO:
             words = ", ".join(word for word in _YES + _NO if word)
             raise SettingsError(f"{source} must be one of {words}, not {_quoted(value)}")
         return value.lower() in _YES
+    if setting.field == "allowed_models" and not value:
+        raise SettingsError(f"{source} names no model; leave it out to allow all")
     if setting.field == "allow_host":
         value = [_bracketed(host) for host in value]
     try:
@@ -187,6 +191,13 @@ def _check(settings: Settings) -> None:
             f"--host (MOCHI_HOST): listening on {_quoted(settings.host)} would let other machines read the "
             "conversations, and this version has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
         )
+    if settings.allowed_models and settings.model is not None:
+        allowed = {full_name(name) for name in settings.allowed_models}
+        if full_name(settings.model) not in allowed:
+            raise SettingsError(
+                f"--model (MOCHI_DEFAULT_MODEL): {_quoted(settings.model)} is not among MOCHI_ALLOWED_MODELS; name one "
+                "that is, or add it there"
+            )
     for host in settings.allow_host:
         if not host_name(host):
             raise SettingsError(

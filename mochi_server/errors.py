@@ -6,7 +6,8 @@
     ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound,         what it names
     │   ImageNotFound
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
-    ├── SessionExists, SessionBusy, SessionDamaged, RevisionConflict             what stands in the way
+    ├── SessionExists, PromptExists, SessionBusy, SessionDamaged                 what stands in the way
+    ├── RevisionConflict                                                         what has changed meanwhile
     ├── NoGeneration, IdempotencyMismatch, IdempotencyExpired, QueueFull         which reply, and when
     ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
     ├── StorageFull, StorageUnavailable
@@ -105,7 +106,7 @@ class MessageNotFound(MochiError):
 
 
 class PromptNotFound(MochiError):
-    """No system prompt file has this name."""
+    """No system prompt file has this name, or what has it cannot be used as one."""
 
     code, status = "prompt_not_found", 404
 
@@ -117,7 +118,7 @@ class ImageNotFound(MochiError):
 
 
 class ModelNotFound(MochiError):
-    """Ollama does not have the model; `details.available` lists what it has."""
+    """Ollama does not have the model, or it is not allowed here; `details.available` lists what can be had."""
 
     code, status = "model_not_found", 400
 
@@ -156,6 +157,12 @@ class SessionExists(MochiError):
     """A proposed session id is taken."""
 
     code, status = "session_exists", 409
+
+
+class PromptExists(MochiError):
+    """A new system prompt file's name is taken, by whatever it may be."""
+
+    code, status = "prompt_exists", 409
 
 
 class SessionBusy(MochiError):
@@ -239,13 +246,13 @@ class OllamaTimeout(MochiError):
 
 
 class StorageFull(MochiError):
-    """No room on the disk of the sessions folder."""
+    """No room on the disk of the sessions or the system prompts."""
 
     code, status = "storage_full", 507
 
 
 class StorageUnavailable(MochiError):
-    """The sessions folder cannot be written."""
+    """The folder of the sessions or of the system prompts cannot be used."""
 
     code, status = "storage_unavailable", 503
 

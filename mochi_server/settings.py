@@ -29,7 +29,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     demo: bool = False
     data_dir: Text = "."
     sessions_dir: Text = "sessions"
+    system_prompts_dir: Text = "system_prompts"
     model: Text | None = None
+    allowed_models: tuple[Text, ...] = ()
+    require_model: bool = False
     allow_host: tuple[Text, ...] = ()
     allow_origin: tuple[Text, ...] = ()
     max_concurrent: Annotated[int, Meta(ge=1, le=100_000)] = 4
@@ -54,6 +57,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def sessions_folder(self) -> Path:
         """Where the session files lie."""
         return Path(self.data_dir).expanduser() / Path(self.sessions_dir).expanduser()
+
+    @property
+    def system_prompts_folder(self) -> Path:
+        """Where the system prompt files lie."""
+        return Path(self.data_dir).expanduser() / Path(self.system_prompts_dir).expanduser()
 
     @property
     def ollama(self) -> Address:
@@ -116,11 +124,29 @@ SETTINGS = (
         help="the folder of the session files",
     ),
     Setting(
+        field="system_prompts_dir",
+        flag="--system-prompts-dir",
+        variable="MOCHI_SYSTEM_PROMPTS_DIR",
+        metavar="FOLDER",
+        help="the folder of the system prompt files",
+    ),
+    Setting(
         field="model",
         flag="--model",
         variable="MOCHI_DEFAULT_MODEL",
         metavar="NAME",
         help="the model of sessions that name none (default: the newest that Ollama has and that can chat)",
+    ),
+    Setting(
+        field="allowed_models",
+        variable="MOCHI_ALLOWED_MODELS",
+        help="the models that may be used, and no others (default: all)",
+    ),
+    Setting(
+        field="require_model",
+        flag="--require-model",
+        variable="MOCHI_REQUIRE_MODEL",
+        help="do not start unless that model is there",
     ),
     Setting(
         field="allow_host",

@@ -53,5 +53,6 @@ def seeing_standin() -> StandIn:
         reply=lambda _call: Reply(pieces=("I", " see", ".")),
         digest="5ee" + "0" * 61,
         capabilities=("completion", "vision"),
+        context_length=32_768,
     )
     return StandIn([*tiny_models(), sees])

@@ -7,6 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.format_schema import check_format
 from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_response, read_json, state
 from mochi_server.api.images import sent_images
 from mochi_server.api.new_session import check_length, new_session
@@ -15,8 +16,8 @@ from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest
 from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Listener, Outcome, complete_event
 from mochi_server.chat.joining import Known
+from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key
-from mochi_server.chat.turn import Ask
 from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
 from mochi_server.store.keys import SERVER
@@ -67,6 +68,7 @@ async def stop(request: Request) -> Response:
 
 async def _sent(request: Request) -> Listener:
     asked = await read_json(request, ChatRequest)
+    await check_format(asked.format)
     session_id = request.path_params["session_id"]
     key = await _key(request, session_id, asked)
     revisions = if_match(request)
@@ -76,6 +78,7 @@ async def _sent(request: Request) -> Listener:
 
 async def _sent_first(request: Request) -> Listener:
     asked = await read_json(request, FirstChatRequest)
+    await check_format(asked.format)
     refuse_if_match(request)
     key = await _key(request, SERVER, asked)
     ask = await _ask(request, asked)
@@ -115,11 +118,6 @@ async def _ask(request: Request, asked: ChatRequest) -> Ask:
         raise ValidationFailed(
             "`images` go with a `message`, which may be empty. What is answered anew has its images already.",
             {"path": "$.images"},
-        )
-    if asked.history_limit == "fit":
-        raise ValidationFailed(
-            "This version cannot fit a history to the window yet. Give a number of messages.",
-            {"path": "$.history_limit"},
         )
     return Ask(
         message=asked.message,

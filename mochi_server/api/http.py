@@ -21,6 +21,7 @@ from mochi_server.errors import (
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.settings import Settings
+from mochi_server.store.prompts import PromptFiles
 from mochi_server.store.sessions import SessionStore
 
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -37,6 +38,7 @@ class State(TypedDict):
 
     settings: Settings
     store: SessionStore
+    prompts: PromptFiles
     ollama: OllamaClient
     catalog: Catalog
     generations: Generations

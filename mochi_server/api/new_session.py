@@ -10,7 +10,7 @@ from mochi_server.api.shapes import CreateSession
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.messages import SystemMessage
 from mochi_server.domain.session import Metadata, Session
-from mochi_server.errors import PayloadTooLarge, PromptNotFound, ValidationFailed
+from mochi_server.errors import PayloadTooLarge, ValidationFailed
 from mochi_server.store.listing import ID
 from mochi_server.store.sessions import new_id
 
@@ -24,7 +24,7 @@ async def new_session(request: Request, asked: CreateSession) -> Session:
         raise ValidationFailed(
             "A session_id is 10 lowercase hex characters. Leave it out to have one made.", {"path": "$.session_id"}
         )
-    content = prompt_text(
+    content = await prompt_text(
         request, asked.system_prompt, asked.system_prompt_source_file, "$.system_prompt", "$.system_prompt_source_file"
     )
     now = timestamp(datetime.now(UTC))
@@ -45,20 +45,17 @@ async def new_session(request: Request, asked: CreateSession) -> Session:
     return session.with_system(system_message(content, asked.system_prompt_source_file, now), now)
 
 
-def prompt_text(
+async def prompt_text(
     request: Request, content: str | None, source_file: str | None, path: str, file_path: str
 ) -> str | None:
-    """The text of a system prompt. A file name without a text names a prompt file, of which there are none yet.
+    """The text of a system prompt: the one given, whose file name is then a label, else that of the file.
 
-    The paths are where the two stand in the request.
+    The paths are where the two stand in the request. Raises PromptNotFound, PayloadTooLarge, StorageUnavailable.
     """
+    if content is None and source_file is not None:
+        content, path = await state(request)["prompts"].read(source_file), file_path
     if content is not None:
         check_length(request, content, path)
-    elif source_file is not None:
-        raise PromptNotFound(
-            f"There is no system prompt file {source_file!r}. Send the prompt's text; the name is then its label.",
-            {"filename": source_file, "path": file_path},
-        )
     return content
 
 

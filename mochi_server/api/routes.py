@@ -33,6 +33,11 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v1/sessions/{session_id}/status", sessions.read_status),
     ("GET", "/api/v1/sessions/{session_id}/tree", sessions.read_tree),
     ("PUT", "/api/v1/sessions/{session_id}/head", sessions.set_head),
+    ("GET", "/api/v1/system-prompts", prompts.list_prompts),
+    ("POST", "/api/v1/system-prompts", prompts.create_prompt),
+    ("GET", "/api/v1/system-prompts/{filename:path}", prompts.read_prompt),
+    ("PUT", "/api/v1/system-prompts/{filename:path}", prompts.replace_prompt),
+    ("DELETE", "/api/v1/system-prompts/{filename:path}", prompts.delete_prompt),
     ("POST", "/api/v1/chat", chat.send_first),
     ("POST", "/api/v1/chat/stream", chat.stream_first),
     ("POST", "/api/v1/chat/{session_id}", chat.send),
@@ -69,8 +74,9 @@ def routes() -> list[Route]:
 
 def _route(path: str, methods: Methods) -> Route:
     route = Route(path, methods)
-    # Starlette's pattern ends in `$`, which a line feed at the path's end slips past.
-    route.path_regex = re.compile(rf"{route.path_regex.pattern.removesuffix('$')}\Z")
+    # Starlette's pattern ends in `$`, which a line feed at the path's end slips past, and has a name of several
+    # segments end at one.
+    route.path_regex = re.compile(rf"{route.path_regex.pattern.removesuffix('$')}\Z", re.DOTALL)
     return route
 
 

@@ -16,8 +16,9 @@ from mochi_server.api.http import etag, invalid_parameter, json_response, raw_re
 from mochi_server.api.new_session import DEFAULT_TOOL_SETTINGS, check_length, new_session
 from mochi_server.api.preconditions import if_match, refuse_if_match
 from mochi_server.api.shapes import ChangeSession, CreateSession, EditMessage, SetHead
+from mochi_server.chat.prompt import outlook
 from mochi_server.domain.clock import timestamp
-from mochi_server.domain.context_window import window_reason, with_fixed_window
+from mochi_server.domain.context_window import used_tokens, window_reason
 from mochi_server.domain.messages import AssistantMessage, Message
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import message_json, metadata_json
@@ -166,7 +167,7 @@ async def read_status(request: Request) -> Response:
             "session_id": metadata.session_id,
             "model": metadata.model,
             "message_count": metadata.message_count,
-            "context_window": _window_status(request, session),
+            "context_window": await _window_status(request, session),
             # Kept as they were given, but nothing acts on them until tools and agents exist.
             "tools_enabled": False,
             "active_tools": [],
@@ -211,18 +212,21 @@ def _changed(session: Session, changes: dict[str, Any], window: dict[str, Any]) 
     return session.with_metadata(timestamp(datetime.now(UTC)), **changes)
 
 
-def _window_status(request: Request, session: Session) -> dict[str, Any]:
-    metadata = session.metadata
+async def _window_status(request: Request, session: Session) -> dict[str, Any]:
+    metadata, windows = session.metadata, state(request)["generations"].windows
     config = metadata.context_window_config or {}
-    fixed = with_fixed_window(metadata.options or {}, config).get("num_ctx")
-    model = state(request)["catalog"].known(metadata.model)
+    known = await windows.known_now(metadata.model)
+    next_turn = outlook(session, known, windows.factor(metadata.model))
     last = next((m for m in reversed(session.path) if isinstance(m, AssistantMessage)), None)
+    window, estimated = next_turn.window, next_turn.estimated_tokens
     return {
         "dynamic_enabled": config.get("dynamic_enabled", True),
-        "current_window": fixed,
-        "usage_tokens": (last.prompt_eval_count or 0) + (last.eval_count or 0) if last else 0,
-        "reason": window_reason(fixed),
-        "model_max_context": model.context_length if model else None,
+        "current_window": window,
+        "usage_tokens": used_tokens(last) if last else 0,
+        "estimated_tokens": estimated,
+        "remaining_tokens": None if window is None else max(window - estimated, 0),
+        "reason": window_reason(fixed=next_turn.fixed, named=known.named is not None and not next_turn.fixed),
+        "model_max_context": known.limit,
         "manual_override": config.get("manual_override", False),
     }
 

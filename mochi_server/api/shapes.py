@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from mochi_server.chat.generation import OnDisconnect
 from mochi_server.domain.options import Options
 from mochi_server.ollama.wire import Format, Think
+from mochi_server.store.prompts import LONGEST_PROMPT
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Label = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -17,6 +18,7 @@ Sent = Annotated[str, Meta(description="a non-empty text")]
 """Empty only with images: `api/chat.py` looks."""
 
 Images = Annotated[list[str], Meta(max_length=16)]
+PromptText = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROMPT)]
 MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
 KeepAlive = (
     Annotated[str, Meta(min_length=1, max_length=40, description="a duration such as `10m`")]
@@ -71,6 +73,19 @@ class SetSystemPrompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     content: Text | None = None
     source_file: Label | None = None
+
+
+class NewPrompt(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /system-prompts`."""
+
+    filename: str
+    content: PromptText
+
+
+class ReplacePrompt(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PUT /system-prompts/{filename}`."""
+
+    content: PromptText
 
 
 class SetHead(msgspec.Struct, forbid_unknown_fields=True):

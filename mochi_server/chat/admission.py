@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,18 @@ class Load(msgspec.Struct, frozen=True):
         return self.model != other.model or self == other
 
 
+class Need(Protocol):
+    """Who waits, and what it needs then: a window may have been made larger by the time."""
+
+    def load(self) -> Load:
+        """What it needs as things are."""
+        ...
+
+    def admitted(self) -> None:
+        """It is let in, with what it said last."""
+        ...
+
+
 class Ticket:
     """A place: in the queue first, then at Ollama. Release it in the end, wherever it is."""
 
@@ -34,11 +47,31 @@ class Ticket:
         self.load: Load | None = None
         self.admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once it is its turn."""
+        self._need: Need | None = None
 
-    def need(self, load: Load) -> None:
+    def need(self, need: Need) -> None:
         """Say what it needs, and be let in if it can be. Until it has said so nobody overtakes it."""
-        self.load = load
+        self._need = need
+        self.look()
         self._admission.admit()
+
+    def again(self) -> None:
+        """Give up the place at Ollama for the first one in the queue: what it needs has changed."""
+        self.load, self._need = None, None
+        self.admitted = asyncio.get_running_loop().create_future()
+        self._admission.first_again(self)
+
+    def look(self) -> None:
+        """See what it needs now."""
+        if self._need is not None:
+            self.load = self._need.load()
+
+    def enter(self) -> None:
+        """Let it in."""
+        if self._need is not None:
+            self._need.admitted()
+        if not self.admitted.done():  # who has left has cancelled it, and gives the place back at once
+            self.admitted.set_result(None)
 
     @property
     def position(self) -> int | None:
@@ -85,13 +118,18 @@ class Admission:
         """Let in who can be let in, in order."""
         while self._waiting and len(self._at_ollama) < self._places:
             first = self._waiting[0]
+            first.look()
             load = first.load
             if load is None or not all(load.fits(other.load) for other in self._at_ollama if other.load):
                 return
             self._waiting.popleft()
             self._at_ollama.add(first)
-            if not first.admitted.done():  # who has left has cancelled it, and gives the place back at once
-                first.admitted.set_result(None)
+            first.enter()
+
+    def first_again(self, ticket: Ticket) -> None:
+        """Put a ticket that is at Ollama before all that wait."""
+        self._at_ollama.discard(ticket)
+        self._waiting.appendleft(ticket)
 
     def position(self, ticket: Ticket) -> int | None:
         """The ticket's place in the queue, from 1."""

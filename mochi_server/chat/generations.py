@@ -15,11 +15,13 @@ from mochi_server.chat.generation import Generation, Listener, Outcome, StopReas
 from mochi_server.chat.images import SightUnknown, check_shown, check_sight, to_be_shown
 from mochi_server.chat.joining import Joining
 from mochi_server.chat.phases import Phases
+from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key, Repeats
 from mochi_server.chat.start import Start, with_question
-from mochi_server.chat.turn import Ask, ReplyLimits, Turn
+from mochi_server.chat.turn import ReplyLimits, Turn
 from mochi_server.chat.unsettled import Unsettled
 from mochi_server.chat.upkeep import Upkeep
+from mochi_server.chat.windows import Windows
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import sealed
 from mochi_server.errors import (
@@ -77,13 +79,15 @@ class Generations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep = Upkeep(store, self._unsettled)
         self._admission = admission
-        self._phases = Phases(catalog, self._all_running)
+        self.windows = Windows(catalog)
+        self._phases = Phases(self.windows, self._all_running)
         self.joining = Joining(store, self._unsettled, self._begun)
         self._repeats = Repeats(store, self.joining.reply)
         self._closing = False
 
     async def open(self) -> None:
-        """Save what an earlier process was shown of replies and could not save."""
+        """Save what an earlier process was shown of replies and could not save, and see what Ollama has."""
+        self.windows.open()
         await self._unsettled.settle_all()
         if self._unsettled:
             self._upkeep.begin()
@@ -138,7 +142,7 @@ class Generations:
         async def begin() -> Listener:
             self.check_free(session_id)
             seeing: str | None = None
-            if ask.think or ask.images or session_id in self._running:
+            if ask.think or ask.images or self._catalog.restricted or session_id in self._running:
                 # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
                 seeing = await self._check(with_question(await self._store.load(session_id), ask), ask)
             while True:
@@ -254,6 +258,7 @@ class Generations:
             await self._all_ended()
         self.end_all()
         await self._all_ended()
+        self.windows.close()
         await self._upkeep.close()
 
     def end_all(self) -> None:
@@ -283,6 +288,7 @@ class Generations:
             store=self._store,
             ollama=self._ollama,
             catalog=self._catalog,
+            windows=self.windows,
             phases=self._phases,
             limits=self._limits,
         )
@@ -323,6 +329,7 @@ class Generations:
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
         generation.finish(outcome, last)
+        self._catalog.refresh_soon()
 
     async def _begun(self, session_id: str) -> Generation | None:
         """The session's running reply. One whose question is being saved right now is as good as running."""
@@ -340,6 +347,7 @@ class Generations:
         The model that may be shown images, where there are any.
         """
         model = session.metadata.model
+        await self._catalog.check_allowed(model)
         if ask.think:
             await self._catalog.require(model, "thinking")
         if not (shown := to_be_shown(session, ask.history_limit)):

@@ -38,9 +38,9 @@ def to_be_shown(session: Session, history_limit: HistoryLimit) -> Shown:
         return {}
     path = session.taken_back_to(question.message_id).path
     limit = history_limit if history_limit is not None else session.metadata.history_limit
-    sent = newest_turns(path, limit) if isinstance(limit, int) else path
-    first = len(path) - len(sent) + (session.system is not None)
-    return {first + n: m for n, m in enumerate(sent) if isinstance(m, UserMessage) and m.images}
+    sent = newest_turns(path, limit) if isinstance(limit, int) else len(path)
+    left_out, first = len(path) - sent, int(session.system is not None)
+    return {first + n: m for n, m in enumerate(path) if n >= left_out and isinstance(m, UserMessage) and m.images}
 
 
 async def check_shown(

@@ -1,14 +1,11 @@
 """What a client is told while nothing can flow yet: told from what Ollama shows, and from what runs there for us."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
 from mochi_server.chat.generation import Generation
+from mochi_server.chat.windows import Windows
 from mochi_server.domain.events import Phase, StatusEvent
-from mochi_server.errors import MochiError
-from mochi_server.ollama.catalog import Catalog, Loaded
-from mochi_server.ollama.shared import SharedCall
 
 SECOND = 1.0
 """No more than one event a second. Ollama is not asked in a reply's first: nearly all begin by then."""
@@ -20,12 +17,9 @@ A_MOMENT = 0.1
 class Phases:
     """Tells the phases of replies that wait. Ollama is asked only while one does, once a second for all of them."""
 
-    def __init__(self, catalog: Catalog, running: Callable[[], Iterable[Generation]]) -> None:
-        self._catalog = catalog
+    def __init__(self, windows: Windows, running: Callable[[], Iterable[Generation]]) -> None:
+        self._windows = windows
         self._running = running
-        self._loaded: list[Loaded] | None = None
-        self._looked = float("-inf")
-        self._ask = SharedCall(self._ask_ollama)
         self._telling: set[asyncio.Task[None]] = set()
 
     def watch(self, generation: Generation) -> asyncio.TimerHandle:
@@ -52,7 +46,7 @@ class Phases:
         if generation.ticket.position is not None:
             return "queued"
         load = generation.ticket.load
-        loaded = await self._look()
+        loaded = await self._windows.loaded()
         if load is None or loaded is None:
             return "waiting"
         mine = next((one for one in loaded if one.is_called(load.model)), None)
@@ -61,19 +55,6 @@ class Phases:
         if load.window is not None and mine.window not in {None, load.window}:
             return "waiting"  # for whoever has it loaded in another way
         return "waiting" if any(_before(other, generation) for other in self._running()) else "prefill"
-
-    async def _look(self) -> list[Loaded] | None:
-        """The models that are loaded; None where Ollama does not say."""
-        if time.monotonic() - self._looked >= SECOND * 0.9:
-            await self._ask()
-        return self._loaded
-
-    async def _ask_ollama(self) -> None:
-        try:
-            self._loaded = await self._catalog.loaded()
-        except MochiError:
-            self._loaded = None
-        self._looked = time.monotonic()
 
 
 def _waits(generation: Generation) -> bool:

@@ -10,6 +10,9 @@ from mochi_server.ollama.wire import Chunk
 
 NANOSECONDS_PER_MS = 1_000_000
 
+LOADING = 100 * NANOSECONDS_PER_MS
+"""What Ollama takes at least to load a model, of those that take it; to find it loaded takes a few milliseconds."""
+
 
 class ReplyInProgress:
     """What has come of a reply so far, but for its words: those are in its events.
@@ -34,6 +37,11 @@ class ReplyInProgress:
     def ended(self) -> bool:
         """Whether Ollama said its last line."""
         return self._last is not None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether Ollama loaded the model for it: what was known of its window is of before."""
+        return (self._last.load_duration or 0) > LOADING if self._last is not None else True
 
     def add(self, chunk: Chunk, now: float) -> list[Event]:
         """Take a chunk; the events it makes, in order."""

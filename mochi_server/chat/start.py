@@ -9,8 +9,9 @@ import msgspec
 
 from mochi_server.chat.admission import Ticket
 from mochi_server.chat.images import SightUnknown, check_there, to_be_shown
+from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key
-from mochi_server.chat.turn import Ask, Turn
+from mochi_server.chat.turn import Turn
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.messages import UserMessage
 from mochi_server.domain.session import Session

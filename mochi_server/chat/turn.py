@@ -7,22 +7,20 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from mochi_server.chat.admission import RELOADING, Load, queue_full
-from mochi_server.chat.generation import Generation, OnDisconnect, Outcome
+from mochi_server.chat.admission import Load, queue_full
+from mochi_server.chat.generation import Generation, Outcome
 from mochi_server.chat.images import with_images
 from mochi_server.chat.phases import Phases
+from mochi_server.chat.prompt import Ask, Prompt, Sending
 from mochi_server.chat.reply import ReplyInProgress
+from mochi_server.chat.windows import Windows
 from mochi_server.domain.clock import timestamp
-from mochi_server.domain.context_window import estimated_tokens, with_fixed_window
+from mochi_server.domain.context_window import Choice
 from mochi_server.domain.events import said
-from mochi_server.domain.history import newest_turns
-from mochi_server.domain.images import Image
-from mochi_server.domain.messages import AssistantMessage, Context, Status
-from mochi_server.domain.options import OptionValues
-from mochi_server.domain.session import HistoryLimit, Session
+from mochi_server.domain.messages import AssistantMessage, Status
+from mochi_server.domain.session import Session
 from mochi_server.errors import (
     ContextOverflow,
-    EmptyHistory,
     MochiError,
     ModelNotFound,
     SessionDamaged,
@@ -30,25 +28,12 @@ from mochi_server.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from mochi_server.ollama.catalog import Catalog, full_name
+from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.failures import timed_out
-from mochi_server.ollama.wire import ChatRequest, Chunk, Format, Think, wire_message
+from mochi_server.ollama.wire import Chunk
 from mochi_server.store.journal import Head
 from mochi_server.store.sessions import SessionStore, new_id
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks a session for. No `message`: answer the last user message anew. `images` go with a message."""
-
-    message: str | None = None
-    images: tuple[Image, ...] = ()
-    think: Think | None = None
-    options: OptionValues = {}
-    format: Format | None = None
-    keep_alive: str | float | int | None = None
-    on_disconnect: OnDisconnect = "cancel"
-    history_limit: HistoryLimit = None
 
 
 class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +45,10 @@ class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn:
-    """One reply to the last user message of a session: what is sent, and what becomes of the answer."""
+    """One reply to the last user message of a session: when it is asked for, and what becomes of the answer.
+
+    Raises EmptyHistory.
+    """
 
     def __init__(
         self,
@@ -70,51 +58,32 @@ class Turn:
         store: SessionStore,
         ollama: OllamaClient,
         catalog: Catalog,
+        windows: Windows,
         phases: Phases,
         limits: ReplyLimits,
     ) -> None:
-        question = session.last_user()
-        if question is None:
-            raise EmptyHistory("There is no user message to answer. Send one in `message`.")
-        history = session.taken_back_to(question.message_id).path
         self._store = store
         self._ollama = ollama
         self._catalog = catalog
+        self._windows = windows
         self._phases = phases
         self._limits = limits
-        self.question_id = question.message_id
-        self._message_index = len(history) - (session.system is None)
         self._session_id = session.metadata.session_id
         self._model = session.metadata.model
-        options = with_fixed_window(
-            {**(session.metadata.options or {}), **ask.options}, session.metadata.context_window_config
-        )
-        limit = ask.history_limit if ask.history_limit is not None else session.metadata.history_limit
-        sent = newest_turns(history, limit) if isinstance(limit, int) else history
-        self._sent = (*sent,) if session.system is None else (session.system, *sent)
-        self._asked_window = options.get("num_ctx")
-        self._load = Load(full_name(self._model), self._asked_window, tuple(map(options.get, RELOADING)))
+        self._prompt = Prompt(session, ask, windows.factor(self._model))
+        self._sending: Sending | None = None
+        self._again: Sending | None = None
+        self._at_ollama = False
+        self.question_id = self._prompt.question_id
+        known = catalog.known(self._model)
         self._reply = AssistantMessage(
             content="",
             message_id=new_id(),
             timestamp=timestamp(datetime.now(UTC)),
             model=self._model,
-            model_digest=known.digest if (known := catalog.known(self._model)) else None,
-            options=options or None,
-            context=Context(
-                window=self._asked_window,
-                messages_sent=len(self._sent),
-                messages_left_out=len(history) - len(sent),
-            ),
-        )
-        self._request = ChatRequest(
-            model=self._model,
-            messages=[wire_message(message) for message in self._sent],
-            truncate=False,
-            options=options or None,
-            think=ask.think,
-            format=ask.format,
-            keep_alive=ask.keep_alive,
+            model_digest=known.digest if known else None,
+            options=self._prompt.options() or None,
+            context=self._prompt.context(None, None),
         )
 
     def head(self, generation_id: str) -> Head:
@@ -133,16 +102,11 @@ class Turn:
         timers: list[asyncio.TimerHandle] = []
         try:
             with generation.upstream:
-                await self._admitted(generation, timers)
-                timers.append(asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length"))
-                await self._ollama.chat(
-                    await with_images(self._request, self._sent, self._message_index, self._store),
-                    lambda chunks: self._take(chunks, reply, generation),
-                )
+                await self._asked(generation, reply, timers)
         except MochiError as error:
             failure = await self._explained(error)
         finally:
-            generation.ticket.release()
+            self._leave(generation)
             for timer in timers:
                 timer.cancel()
         if generation.failure is not None:
@@ -150,16 +114,56 @@ class Turn:
             failure = generation.failure
         content, thinking = said(generation.log)
         if content or thinking or (generation.failure is None and (reply.begun or reply.ended)):
-            message = self._message(reply, generation, failure, content, thinking)
+            message = await self._message(reply, generation, failure, content, thinking)
             return await self._saved(message, generation, failure)
         return Outcome(failure=failure or self._why_nothing_came(generation))
 
-    async def _admitted(self, generation: Generation, timers: list[asyncio.TimerHandle]) -> None:
+    def load(self) -> Load:
+        """What it needs Ollama to have loaded, as things are."""
+        known = self._windows.known(self._model)
+        if self._again is None:
+            self._sending = self._prompt.sending(known)
+        elif self._again.choice.fixed:
+            self._sending = self._again
+        else:
+            # Others may have needed a larger one since.
+            choice = Choice(num_ctx=known.named, window=known.in_force)
+            self._sending = msgspec.structs.replace(self._again, choice=choice)
+        return self._prompt.load(self._chosen())
+
+    def admitted(self) -> None:
+        """It is its turn."""
+        self._at_ollama = True
+        self._windows.admitted(self._model, self._chosen().choice)
+
+    async def _asked(self, generation: Generation, reply: ReplyInProgress, timers: list[asyncio.TimerHandle]) -> None:
+        """Wait for a place at Ollama, then for the reply; once more in a larger window, should the first be refused."""
+        generation.ticket.need(self)
+        timers.append(self._phases.watch(generation))
+        await self._admitted(generation)
+        timers.append(asyncio.get_running_loop().call_later(self._limits.seconds, generation.stop, "length"))
+        try:
+            await self._ask(generation, reply)
+        except ContextOverflow:
+            if reply.begun or not await self._larger():
+                raise
+            self._leave(generation, again=True)
+            generation.ticket.need(self)
+            await self._admitted(generation)
+            await self._ask(generation, reply)
+
+    async def _ask(self, generation: Generation, reply: ReplyInProgress) -> None:
+        sending = self._chosen()
+        request = await with_images(
+            self._prompt.request(sending), self._prompt.sent(sending), self._prompt.question_index, self._store
+        )
+        await self._ollama.chat(request, lambda chunks: self._take(chunks, reply, generation))
+
+    async def _admitted(self, generation: Generation) -> None:
         """Wait for a place at Ollama, telling the client what it waits for. Raises QueueFull."""
         ticket = generation.ticket
-        ticket.need(self._load)
-        timers.append(self._phases.watch(generation))
         if not ticket.admitted.done():
+            generation.phase = "queued"
             try:
                 async with asyncio.timeout(self._limits.queue_seconds):
                     await ticket.admitted
@@ -169,22 +173,53 @@ class Turn:
                 ) from None
         generation.phase = "waiting"
 
+    async def _larger(self) -> bool:
+        """After a refusal: whether there is a larger window to ask for, or less to send."""
+        refused = self._chosen()
+        in_force = await self._windows.refused(self._model, refused.choice, self._prompt.plain(refused))
+        limit = self._windows.known(self._model).limit
+        self._again = self._prompt.after_refusal(refused, in_force, limit)
+        if self._again is not None and not self._again.choice.fixed:
+            self._windows.name(self._model, self._again.choice.num_ctx)
+        return self._again is not None
+
+    def _leave(self, generation: Generation, *, again: bool = False) -> None:
+        """Give the place at Ollama up, for good or for the first one in the queue."""
+        if self._at_ollama:
+            self._at_ollama = False
+            self._windows.left(self._model)
+        if again:
+            generation.ticket.again()
+        else:
+            generation.ticket.release()
+
+    def _chosen(self) -> Sending:
+        if self._sending is None:
+            raise RuntimeError("nothing was chosen")
+        return self._sending
+
     def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
         now = time.monotonic()
+        first = not reply.begun
         events = [event for chunk in chunks for event in reply.add(chunk, now)]
         if events:
             generation.publish(events)
-        if reply.begun and generation.failure is None:
-            generation.phase = "generating"
+        if first and reply.begun:
+            self._windows.begun(self._model, self._chosen().choice.num_ctx)
+            if generation.failure is None:
+                generation.phase = "generating"
         if reply.characters > self._limits.characters:
             generation.stop("length")
 
-    def _message(
+    async def _message(
         self, reply: ReplyInProgress, generation: Generation, failure: MochiError | None, content: str, thinking: str
     ) -> AssistantMessage:
         """The message that came about; its parent is for the session to say."""
+        ended = time.monotonic()
         status, done_reason = _ending(reply, generation, failure)
-        known = self._catalog.known(self._model)
+        known, sending = self._catalog.known(self._model), self._chosen()
+        waiting = generation.stop_reason != "shutdown"
+        window = await self._windows.in_force(self._model, sending.choice, certain=reply.loaded, waiting=waiting)
         begun = msgspec.structs.replace(
             self._reply,
             content=content,
@@ -193,8 +228,13 @@ class Turn:
             status=status,
             done_reason=done_reason,
             model_digest=known.digest if known else self._reply.model_digest,
+            options=self._prompt.options(sending) or None,
+            context=self._prompt.context(sending, window),
         )
-        return reply.measured(begun, time.monotonic())
+        message = reply.measured(begun, ended)
+        if message.prompt_eval_count:
+            self._windows.counted(self._model, message.prompt_eval_count, self._prompt.plain(sending))
+        return message
 
     async def _saved(self, message: AssistantMessage, generation: Generation, failure: MochiError | None) -> Outcome:
         with contextlib.suppress(OSError):
@@ -229,15 +269,17 @@ class Turn:
             case ModelNotFound():
                 return await self._catalog.explained(failure)
             case ContextOverflow():
-                known = self._catalog.known(self._model)
-                window, limit = await self._window(), known.context_length if known else None
+                known, sending = self._windows.known(self._model), self._chosen()
+                window = await self._windows.in_force(self._model, sending.choice)
                 failure.details |= {
-                    "estimated_tokens": estimated_tokens(self._sent),
+                    "estimated_tokens": self._prompt.estimate(sending).likely,
                     "window": window,
-                    "model_limit": limit,
-                    "message_index": self._message_index,
+                    "model_limit": known.limit,
+                    "message_index": self._prompt.question_index,
                 }
-                larger = "" if window is not None and window == limit else " or ask for a larger options.num_ctx,"
+                larger = (
+                    " or ask for a larger options.num_ctx," if sending.choice.fixed and window != known.limit else ""
+                )
                 failure.message += f" Edit or truncate the history,{larger} or choose a model with a larger window."
         return failure
 
@@ -249,15 +291,6 @@ class Turn:
             case "length":
                 return timed_out("send its first token", self._limits.seconds, "MOCHI_MAX_REPLY_SECONDS")
         return None
-
-    async def _window(self) -> int | None:
-        """The window that the model is loaded with, where Ollama says so."""
-        try:
-            loaded = (await self._ollama.running()).models
-        except MochiError:
-            return self._asked_window
-        names = {self._model, f"{self._model}:latest"}
-        return next((m.context_length for m in loaded if m.model in names), self._asked_window)
 
 
 def _ending(reply: ReplyInProgress, generation: Generation, failure: MochiError | None) -> tuple[Status, str | None]:

@@ -39,11 +39,15 @@ class UserMessage(MessageBase, frozen=True, kw_only=True, tag="user"):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reply was made from. `window` is in tokens, None where it is not known."""
+    """What a reply was made from. `window` is in tokens, None where it is not known.
+
+    `reason` is set where neither Ollama nor anybody else chose it: it was made larger for a history, or kept so.
+    """
 
     window: int | None = None
     messages_sent: int
     messages_left_out: int = 0
+    reason: Literal["dynamic"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,10 @@
 that has not changed costs one call.
 """
 
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import anyio
@@ -16,6 +20,9 @@ from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.shared import SharedCall
 
 SHOWN_AT_ONCE = 8
+REFRESH_SECONDS = 30.0
+"""What is known may be so old before it is asked for anew while nobody waits for it."""
+
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
@@ -54,27 +61,63 @@ class _Shown(msgspec.Struct, frozen=True):
 
 
 class Catalog:
-    """What is known of Ollama's models, brought up to date when somebody asks."""
+    """What is known of Ollama's models, brought up to date when somebody asks.
 
-    def __init__(self, client: OllamaClient, default_model: str | None) -> None:
+    `allowed` are the names of those that may be used; empty: all of them.
+    """
+
+    def __init__(self, client: OllamaClient, default_model: str | None, allowed: Iterable[str] = ()) -> None:
         self._client = client
         self._default = default_model
+        self._allowed = frozenset(full_name(name) for name in allowed)
         self._shown: dict[str, _Shown] = {}
         self._models: dict[str, Model] = {}
         self._refresh = SharedCall(self._look)
+        self._refreshed = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+
+    def refresh_soon(self) -> None:
+        """Have what is known brought up to date in the background, if it is not fresh."""
+        fresh = time.monotonic() - self._refreshed < REFRESH_SECONDS
+        if not fresh and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_quietly())
+
+    def close(self) -> None:
+        """Ask no more in the background."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+
+    async def _refresh_quietly(self) -> None:
+        with contextlib.suppress(MochiError):
+            await self._refresh()
 
     def known(self, name: str) -> Model | None:
         """The model as it was last seen, without asking."""
         return self._models.get(full_name(name))
 
+    @property
+    def restricted(self) -> bool:
+        """Whether some models are not allowed."""
+        return bool(self._allowed)
+
+    async def check_allowed(self, name: str) -> None:
+        """Raise ModelNotFound where the model is not allowed, listing those that are and that Ollama has."""
+        if self._allows(name):
+            return
+        with contextlib.suppress(MochiError):
+            await self._refresh()
+        raise self._missing(name)
+
     async def models(self) -> list[Model]:
-        """The completion-capable models, newest first, as Ollama has them now."""
+        """The completion-capable models that are allowed, newest first, as Ollama has them now."""
         await self._refresh()
-        able = [m for m in self._models.values() if m.capabilities is None or "completion" in m.capabilities]
+        allowed = [m for m in self._models.values() if self._allows(m.name)]
+        able = [m for m in allowed if m.capabilities is None or "completion" in m.capabilities]
         return sorted(able, key=lambda m: (m.modified_at, m.name), reverse=True)
 
     async def find(self, name: str) -> Model:
-        """The model, as Ollama has it now. Raises ModelNotFound, which lists what there is."""
+        """The model, as Ollama has it now. Raises ModelNotFound, which lists what there is, and what asking raises."""
+        await self.check_allowed(name)
         await self._refresh()
         if (model := self.known(name)) is not None:
             return model
@@ -96,9 +139,7 @@ class Catalog:
                 raise
             return name
         if not models:
-            raise ModelNotFound(
-                "Ollama has no model that can chat. Get one, for instance with: ollama pull llama3.2", {"available": []}
-            )
+            raise self._nothing_to_choose()
         return models[0].name
 
     async def require(self, name: str, capability: str) -> None:
@@ -133,10 +174,21 @@ class Catalog:
             return error
         return self._missing(str(error.details.get("model", "")))
 
+    def _allows(self, name: str) -> bool:
+        return not self._allowed or full_name(name) in self._allowed
+
     def _missing(self, name: str) -> ModelNotFound:
-        error = failures.model_not_found(name[:200])
-        error.details["available"] = sorted(self._models)
+        error = (failures.model_not_found if self._allows(name) else failures.model_not_allowed)(name[:200])
+        error.details["available"] = sorted(name for name in self._models if self._allows(name))
         return error
+
+    def _nothing_to_choose(self) -> ModelNotFound:
+        which = " and is allowed on this server (MOCHI_ALLOWED_MODELS)" if self._allowed else ""
+        example = min(self._allowed, default="llama3.2")
+        return ModelNotFound(
+            f"Ollama has no model that can chat{which}. Get one, for instance with: ollama pull {example}",
+            {"available": []},
+        )
 
     async def _look(self) -> None:
         tags = [tag for tag in (await self._client.tags()).models if tag.model]
@@ -153,6 +205,7 @@ class Catalog:
         # Only what is there now, and only answers: a model that could not be looked at is asked for again.
         self._shown = {key: seen for key, seen in shown.items() if seen is not None}
         self._models = {str(tag.model): _model(tag, shown[_key(tag)]) for tag in tags}
+        self._refreshed = time.monotonic()
 
     async def _show(self, tag: ollama.ListResponse.Model) -> _Shown | None:
         if (known := self._shown.get(_key(tag))) is not None:

@@ -65,6 +65,14 @@ def model_not_found(model: str) -> ModelNotFound:
     return ModelNotFound(f"Ollama does not have the model {model!r}. Get it with: ollama pull {name}", {"model": model})
 
 
+def model_not_allowed(model: str) -> ModelNotFound:
+    """The model is not one of those that this server is to use."""
+    return ModelNotFound(
+        f"The model {model!r} is not allowed on this server. Choose one that is: GET /api/v1/models lists them.",
+        {"model": model},
+    )
+
+
 def capability_missing(model: str, capability: str) -> CapabilityMissing:
     """The model cannot do this, in Ollama's word for it."""
     return CapabilityMissing(

@@ -6,6 +6,7 @@ All functions block: they run in threads. OS errors come out as they are; `stora
 import contextlib
 import errno
 import os
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mochi_server.errors import MochiError, StorageFull, StorageUnavailable
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 LEFTOVER = ".tmp"
+_WRITTEN = re.compile(rf"[0-9a-f]{{16}}{re.escape(LEFTOVER)}\Z")
 _leftovers: set[Path] = set()
 """Files that were given up, and could not be removed then: the next write or removal tries again."""
 
@@ -34,23 +36,23 @@ class FolderInUse(Exception):
     """Another process holds the folder's lock; the text names it."""
 
 
-def storage_error(error: OSError) -> MochiError:
-    """The failure of ours that an OS error on the sessions folder is."""
+def storage_error(error: OSError, kept: str = "session") -> MochiError:
+    """The failure of ours that an OS error on a folder is; `kept` is what one file there holds."""
     if isinstance(error, NotDurable):
         kind = StorageFull if error.errno in _FULL else StorageUnavailable
         return kind(
-            f"The disk of the sessions folder failed ({reason(error)}: {os.strerror(error.errno or 0)}) when the "
-            "change was made but not yet safe from a power cut. Check the disk, read the session again, and repeat "
+            f"The disk of the {kept}s folder failed ({reason(error)}: {os.strerror(error.errno or 0)}) when the "
+            f"change was made but not yet safe from a power cut. Check the disk, read the {kept} again, and repeat "
             "the change if it is not there.",
             {"reason": reason(error)},
         )
     if error.errno in _FULL:
         return StorageFull(
-            "The disk of the sessions folder is full, so nothing was saved. Make room and try again; "
-            "what was saved before is untouched, and deleting sessions works."
+            f"The disk of the {kept}s folder is full, so nothing was saved. Make room and try again; "
+            f"what was saved before is untouched, and deleting {kept}s works."
         )
     return StorageUnavailable(
-        f"The sessions folder cannot be used ({reason(error)}: {os.strerror(error.errno or 0)}), so nothing was saved. "
+        f"The {kept}s folder cannot be used ({reason(error)}: {os.strerror(error.errno or 0)}), so nothing was saved. "
         "Check the folder's disk and permissions and try again; what was saved before is untouched.",
         {"reason": reason(error)},
     )
@@ -140,10 +142,17 @@ def sync_folder(folder: Path) -> None:
         pass
 
 
-def sweep(scratch: Path) -> None:
-    """Remove what a killed process left half written: now, or with the next write or removal that can."""
+def sweep(scratch: Path, *, shared: bool = False) -> None:
+    """Remove what a killed process left half written: now, or with the next write or removal that can.
+
+    In a folder that is `shared` with people only what has a name of ours.
+    """
     with os.scandir(scratch) as entries:
-        _leftovers.update(Path(e.path) for e in entries if e.name.endswith(LEFTOVER) and not e.is_dir())
+        _leftovers.update(
+            Path(e.path)
+            for e in entries
+            if (_WRITTEN.match(e.name) if shared else e.name.endswith(LEFTOVER)) and not e.is_dir()
+        )
     _remove_leftovers()
 
 

@@ -23,6 +23,8 @@ WITH_BODY = [
     ("PUT", "/sessions/{id}/messages/1"),
     ("PUT", "/sessions/{id}/system-prompt"),
     ("PUT", "/sessions/{id}/head"),
+    ("POST", "/system-prompts"),
+    ("PUT", "/system-prompts/brief.md"),
     ("POST", "/chat"),
     ("POST", "/chat/stream"),
     ("POST", "/chat/{id}"),
@@ -41,12 +43,12 @@ class House(NamedTuple):
     session: str
 
     def state(self) -> tuple[dict[str, bytes], int]:
-        """All session files, and how often Ollama was asked for a reply."""
+        """All files of sessions and system prompts, and how often Ollama was asked for a reply."""
         # The index file is a cache that follows a second later: it may be written at any time.
         files = {
             str(path): path.read_bytes()
-            for path in self.server.sessions.rglob("*")
-            if path.is_file() and path.name != "lock" and not path.name.startswith("index.sqlite")
+            for path in self.server.folder.rglob("*")
+            if path.is_file() and path.name not in {"lock", "server.log"} and not path.name.startswith("index.sqlite")
         }
         return files, len(self.standin.chats)
 
@@ -128,6 +130,7 @@ CREATE, CHAT = ("POST", "/sessions"), ("POST", "/chat/{id}")
 PATCH, EDIT = ("PATCH", "/sessions/{id}"), ("PUT", "/sessions/{id}/messages/1")
 PROMPT, HEAD = ("PUT", "/sessions/{id}/system-prompt"), ("PUT", "/sessions/{id}/head")
 FIRST, STOP = ("POST", "/chat"), ("POST", "/chat/{id}/stop")
+FILE, REPLACE = ("POST", "/system-prompts"), ("PUT", "/system-prompts/brief.md")
 WRONG: list[tuple[tuple[str, str], dict[str, Any], str]] = [
     (CREATE, {"model": 7}, "$.model"),
     (CREATE, {"model": ""}, "$.model"),
@@ -180,6 +183,8 @@ WRONG: list[tuple[tuple[str, str], dict[str, Any], str]] = [
     (CHAT, {"message": "x", "think": 1}, "$.think"),
     (CHAT, {"message": "x", "format": "xml"}, "$.format"),
     (CHAT, {"message": "x", "format": []}, "$.format"),
+    (CHAT, {"message": "x", "format": {"type": "banana"}}, "$.format.type"),
+    (FIRST, {"message": "x", "format": {"items": {"type": 1}}}, "$.format.items.type"),
     (CHAT, {"message": "x", "keep_alive": ""}, "$.keep_alive"),
     (CHAT, {"message": "x", "keep_alive": HUGE}, "$.keep_alive"),
     (CHAT, {"message": "x", "on_disconnect": "never"}, "$.on_disconnect"),
@@ -192,6 +197,12 @@ WRONG: list[tuple[tuple[str, str], dict[str, Any], str]] = [
     (FIRST, {"message": "x", "model": 1}, "$.model"),
     (FIRST, {"message": "x", "system_prompt": ""}, "$.system_prompt"),
     (STOP, {"generation_id": 1}, "$.generation_id"),
+    (FILE, {"content": "x"}, "$.filename"),
+    (FILE, {"filename": 1, "content": "x"}, "$.filename"),
+    (FILE, {"filename": "brief.md"}, "$.content"),
+    (FILE, {"filename": "brief.md", "content": "x", "preview": "x"}, "$.preview"),
+    (REPLACE, {}, "$.content"),
+    (REPLACE, {"filename": "brief.md", "content": "x"}, "$.filename"),
 ]
 
 
@@ -312,7 +323,8 @@ def test_a_path_that_is_not_there_is_told(house: House, method: str, path: str) 
 def test_a_method_that_a_path_does_not_take_is_refused_with_all_those_that_it_takes(house: House, path: str) -> None:
     allowed = {method for method, other, _ in ROUTES if other == path}
     allowed |= {"HEAD"} if "GET" in allowed else set()
-    target = path.replace("{session_id}", house.session).replace("{index}", "1").replace("{name:path}", "tiny")
+    target = path.replace("{session_id}", house.session).replace("{index}", "1")
+    target = target.replace("{name:path}", "tiny").replace("{filename:path}", "brief.md")
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - allowed:
         with house.untouched():
             response = exchange(house.server.port, method, target)
@@ -367,6 +379,9 @@ def test_an_index_that_is_no_index_is_refused(house: House, method: str, index: 
         ("GET", "/models/none", None, (404, "model_not_found")),
         ("PUT", "/sessions/{id}/head", {"message_id": "0123456789"}, (404, "message_not_found")),
         ("POST", "/sessions", {"system_prompt_source_file": "a.md"}, (404, "prompt_not_found")),
+        ("GET", "/system-prompts/none.md", None, (404, "prompt_not_found")),
+        ("PUT", "/system-prompts/none.md", {"content": "x"}, (404, "prompt_not_found")),
+        ("DELETE", "/system-prompts/none.md", None, (404, "prompt_not_found")),
         ("POST", "/chat", {}, (400, "empty_history")),
         ("POST", "/chat/stream", {"message": None}, (400, "empty_history")),
         ("POST", "/chat/{id}", {"message": "x", "think": True}, (400, "capability_missing")),

@@ -15,7 +15,7 @@ NAMES = (
     *("model", "system_prompt", "system_prompt_source_file", "title", "options", "history_limit", "tool_settings"),
     *("agent_settings", "context_window_config", "content", "source_file", "message_id", "message", "think", "format"),
     *("images", "keep_alive", "on_disconnect", "generation_id", "num_ctx", "seed", "stop", "temperature", "role"),
-    *("session_id", "manual_override", "current_window", "adjustment_history"),
+    *("session_id", "manual_override", "current_window", "adjustment_history", "filename", "type", "properties"),
 )
 LIKELY = (
     "tiny",
@@ -28,6 +28,7 @@ LIKELY = (
     "hi",
     "5m",
     "0123456789",
+    "brief.md",
     "",
     "\x00",
     "\ud800",
@@ -46,7 +47,7 @@ values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5), max_leaves=12
 )
 bodies = st.dictionaries(names, values, max_size=5).map(lambda v: json.dumps(v).encode()) | st.binary(max_size=40)
-segments = st.sampled_from(("0123456789", "..", "0", "1", "-1", "tiny", "a/b:c")) | st.text(max_size=12)
+segments = st.sampled_from(("0123456789", "..", "0", "1", "-1", "tiny", "a/b:c", "brief.md")) | st.text(max_size=12)
 queries = st.dictionaries(st.sampled_from(("limit", "cursor", "model", "x")), st.text(max_size=20), max_size=3)
 
 
@@ -54,7 +55,7 @@ def path_of(template: str, session: str, segment: str, *, there: bool) -> str:
     """The route's path with a segment in each of its holes, or with the session that is there."""
     quoted = quote(segment, safe="").replace(".", "%2E")  # the client would resolve dots itself
     path = template.replace("{session_id}", session if there else quoted)
-    return path.replace("{index}", quoted).replace("{name:path}", quoted)
+    return path.replace("{index}", quoted).replace("{name:path}", quoted).replace("{filename:path}", quoted)
 
 
 @pytest.mark.parametrize(("method", "template"), [r[:2] for r in ROUTES], ids=[f"{r[0]} {r[1]}" for r in ROUTES])

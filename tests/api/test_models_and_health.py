@@ -114,6 +114,7 @@ def test_an_ollama_without_models_has_nothing_to_list_and_nothing_to_choose(tmp_
 
 
 def test_models_cannot_be_told_while_ollama_is_down(own: Server, own_standin: StandInThread) -> None:
+    own.ok("GET", "/models")  # the look at the start is over, and nobody is told what it found
     own_standin.close()
     for path in ("/models", "/models/old"):
         response = own.call("GET", path)

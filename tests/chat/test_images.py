@@ -77,6 +77,22 @@ def test_an_edit_an_answer_made_anew_and_another_branch_keep_the_images(
     assert shown(standin) == [None, base64_of(png(1), JPEG), None]
 
 
+def test_a_second_request_in_a_larger_window_has_the_images_too(server: Server, standin: StandInThread) -> None:
+    session, before = server.new_session(model=SEEING), len(standin.chats)
+    standin.script(Behaviour(fault="status", status=400, error="the input length exceeds the context length"))
+    look(server, session, GIF)
+    refused, taken = standin.chats[before:]
+    assert refused.json["messages"] == taken.json["messages"]
+    assert shown(standin) == [base64_of(GIF)]
+
+
+def test_images_that_are_left_out_to_fit_the_window_are_not_sent(server: Server, standin: StandInThread) -> None:
+    session = server.new_session(model=SEEING, history_limit="fit", options={"num_ctx": 256})
+    look(server, session, GIF, message="x" * 1_000)
+    look(server, session, JPEG, message="y" * 200)
+    assert shown(standin) == [base64_of(JPEG)]
+
+
 def test_a_message_may_be_images_alone(server: Server, standin: StandInThread) -> None:
     session = server.new_session(model=SEEING)
     look(server, session, GIF, message="")

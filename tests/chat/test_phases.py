@@ -189,14 +189,15 @@ def test_while_all_wait_here_ollama_is_not_asked(single: Server, standin: StandI
 
     with occupied(single, standin) as gate, queued(single, session) as (client,):
         read_events(client, 3)
+        asked = looks(standin) - before
         gate.open()
         client.read_rest()
 
     assert {event.data["phase"] for event in told(client)} == {"queued"}
-    assert looks(standin) == before
+    assert asked <= 1  # once the first had begun, for the window that it is in
 
 
-def test_where_replies_begin_at_once_nothing_is_told_and_ollama_not_asked(
+def test_where_replies_begin_at_once_nothing_is_told_and_ollama_asked_at_most_once(
     server: Server, standin: StandInThread
 ) -> None:
     before = looks(standin)
@@ -205,7 +206,7 @@ def test_where_replies_begin_at_once_nothing_is_told_and_ollama_not_asked(
         events = server.events("/chat/stream", {"message": f"hi {n}"})
         assert names(events) == ["content_delta", "message_complete", "done"]
 
-    assert looks(standin) == before
+    assert looks(standin) - before <= 1  # for the window that they are in
 
 
 def test_ollama_is_not_asked_in_a_replys_first_second(server: Server, standin: StandInThread) -> None:
@@ -213,12 +214,12 @@ def test_ollama_is_not_asked_in_a_replys_first_second(server: Server, standin: S
     standin.script(Behaviour(gate=gate))
 
     def look() -> dict[str, Any] | None:
-        asked = looks(standin) > before
+        if looks(standin) == before:
+            return None
         running = generation(server, session)  # looked at later, so its age is at least what it was then
         assert running is not None
-        assert not asked or running["age_ms"] >= 1000
-        assert running["phase"] == ("waiting" if running["age_ms"] < 1000 else running["phase"])
-        return running if asked else None
+        assert running["age_ms"] >= 1000
+        return running
 
     with queued(server, session) as (client,):
         eventually(look)
@@ -240,7 +241,7 @@ def test_many_that_wait_are_told_from_one_look_a_second(tmp_path: Path, standin:
             client.read_rest()
 
     assert [event.data["phase"] for client in clients for event in told(client)[:2]] == ["loading"] * 6
-    assert 2 <= looks(standin) - before <= 3
+    assert 2 <= looks(standin) - before <= 4  # one of them when the server started
 
 
 def test_behind_the_first_token_nothing_is_told_and_ollama_not_asked(server: Server, standin: StandInThread) -> None:

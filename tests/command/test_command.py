@@ -62,6 +62,7 @@ def refusal(ended: subprocess.CompletedProcess[str]) -> str:
         (["--ollama-host", "ftp://x"], {}, "--ollama-host"),
         (["--ollama-host", "http://"], {}, "--ollama-host"),
         (["--model", ""], {}, "--model must not be empty"),
+        (["--model", "a"], {"MOCHI_ALLOWED_MODELS": "b"}, "--model"),
     ],
 )
 def test_a_setting_that_makes_no_sense_stops_the_start_in_one_line(
@@ -99,6 +100,34 @@ def test_a_folder_that_can_be_nowhere_is_told_in_one_line(tmp_path: Path, folder
     (tmp_path / "file").write_text("not a folder")
     line = refusal(run(tmp_path, "--port", "0", "--data-dir", folder))
     assert line.endswith("; choose another with --data-dir or --sessions-dir")
+
+
+@pytest.mark.parametrize("folder", ["file", "~nobody-of-this-name/x"])
+def test_a_folder_of_prompts_that_cannot_be_had_is_told_in_one_line(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = refusal(run(tmp_path, "--port", "0", "--system-prompts-dir", folder))
+    assert line.startswith("mochi-server: the system prompts folder ")
+    assert line.endswith("; choose another with --data-dir or --system-prompts-dir")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_a_start_that_requires_its_model_is_refused_without_it_with_what_to_do(
+    tmp_path: Path, standin: StandInThread
+) -> None:
+    required = ("--port", "0", "--require-model", "--ollama-host")
+    refusals = {
+        (standin.url, "--model", "none:7b"): "ollama pull none:7b",
+        (NOWHERE,): "ollama serve",
+    }
+    for arguments, advice in refusals.items():
+        line = refusal(run(tmp_path, *required, *arguments))
+        assert "--require-model" in line
+        assert advice in line
+    assert not list(tmp_path.iterdir())
+    with Server(tmp_path, standin.url, "--model", "tiny", environment={"MOCHI_REQUIRE_MODEL": "yes"}) as server:
+        assert server.ok("POST", "/sessions")["model"] == "tiny"
+    with Server(tmp_path, NOWHERE, "--demo", "--require-model") as server:
+        assert server.ok("POST", "/sessions")["model"] == "demo:latest"
 
 
 def interrupted(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:

@@ -108,6 +108,11 @@ def say_it_everywhere(server: Server, standin: StandInThread) -> None:
     server.call("PATCH", f"/sessions/{session}", {"title": MARK, "options": {MARK: 1}})
     server.call("PUT", f"/sessions/{session}/head", {"message_id": MARK})
     server.call("PUT", f"/sessions/{session}/system-prompt", {"source_file": MARK})
+    server.call("POST", "/system-prompts", {"filename": MARK, "content": MARK})
+    for content in (MARK, [MARK], MARK):
+        server.call("POST", "/system-prompts", {"filename": "said.md", "content": content})
+    server.call("PUT", "/system-prompts/said.md", {"content": MARK})
+    server.call("POST", chat, {**said, "format": {"type": MARK}})
     for body in (f'{{"title": "{MARK}', f'{{"title": "{MARK}", "options": {{"seed": {"9" * 5000}}}}}'):
         server.client.post(f"{API}/sessions", content=body, headers={"Content-Type": "application/json"})
     server.client.post(f"{API}/sessions", content=MARK, headers={"Content-Type": f"text/{MARK}"})

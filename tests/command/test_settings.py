@@ -19,7 +19,10 @@ TABLE = [
     ("demo", "--demo", "MOCHI_DEMO", False),
     ("data_dir", "--data-dir", "MOCHI_DATA_DIR", "."),
     ("sessions_dir", "--sessions-dir", "MOCHI_SESSIONS_DIR", "sessions"),
+    ("system_prompts_dir", "--system-prompts-dir", "MOCHI_SYSTEM_PROMPTS_DIR", "system_prompts"),
     ("model", "--model", "MOCHI_DEFAULT_MODEL", None),
+    ("allowed_models", None, "MOCHI_ALLOWED_MODELS", ()),
+    ("require_model", "--require-model", "MOCHI_REQUIRE_MODEL", False),
     ("allow_host", "--allow-host", "MOCHI_ALLOWED_HOSTS", ()),
     ("allow_origin", "--allow-origin", "MOCHI_ALLOWED_ORIGINS", ()),
     ("connect_timeout", None, "MOCHI_CONNECT_TIMEOUT", 5),
@@ -70,6 +73,7 @@ def test_each_setting_has_the_flag_the_variable_and_the_default_of_the_contract(
         ("--ollama-host", "MOCHI_OLLAMA_HOST", ("http://a:1", "b:2", "c")),
         ("--data-dir", "MOCHI_DATA_DIR", ("a", "b", "c")),
         ("--sessions-dir", "MOCHI_SESSIONS_DIR", ("a", "b", "c")),
+        ("--system-prompts-dir", "MOCHI_SYSTEM_PROMPTS_DIR", ("a", "b", "c")),
         ("--model", "MOCHI_DEFAULT_MODEL", ("a", "b", "c")),
         ("--log-level", "MOCHI_LOG_LEVEL", ("debug", "warning", "error")),
         ("--log-format", "MOCHI_LOG_FORMAT", ("json", "console", "json")),
@@ -95,13 +99,27 @@ def test_lists_are_repeated_flags_or_separated_by_commas() -> None:
     assert read(MOCHI_ALLOWED_HOSTS=" a.lan, b.lan ,,").allow_host == ("a.lan", "b.lan")
     origins = read(MOCHI_ALLOWED_ORIGINS="https://a.example,http://localhost:3000").allow_origin
     assert origins == ("https://a.example", "http://localhost:3000")
+    assert read(MOCHI_ALLOWED_MODELS=" llama3.2, hf.co/a/b:Q4 ,").allowed_models == ("llama3.2", "hf.co/a/b:Q4")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", True), ("true", True), ("YES", True), ("on", True), ("0", False),
                                                 ("false", False), ("No", False), ("off", False)])  # fmt: skip
-def test_demo_is_switched_by_the_usual_words(text: str, expected: bool) -> None:
+def test_a_switch_takes_the_usual_words(text: str, expected: bool) -> None:
     assert read(MOCHI_DEMO=text).demo is expected
     assert read("--demo", MOCHI_DEMO=text).demo is True
+    assert read(MOCHI_REQUIRE_MODEL=text).require_model is expected
+    assert read("--require-model", MOCHI_REQUIRE_MODEL=text).require_model is True
+
+
+@pytest.mark.parametrize("allowed", ["llama3.2", "other,llama3.2:latest"])
+def test_a_default_model_must_be_an_allowed_one(allowed: str) -> None:
+    for name in ("llama3.2", "llama3.2:latest"):
+        assert read("--model", name, MOCHI_ALLOWED_MODELS=allowed).model == name
+    for name in ("llama3.2:7b", "llama3", "x/llama3.2"):
+        line = refusal("--model", name, environment={"MOCHI_ALLOWED_MODELS": allowed})
+        assert line.startswith("--model (MOCHI_DEFAULT_MODEL): ")
+        assert "MOCHI_ALLOWED_MODELS" in line
+        assert name in line
 
 
 def test_ollama_host_is_ollamas_own_variable_unless_ours_says_otherwise() -> None:
@@ -115,6 +133,8 @@ def test_folders_lie_in_the_data_folder_unless_they_are_absolute() -> None:
     assert read("--data-dir", "/data").sessions_folder == Path("/data/sessions")
     assert read("--data-dir", "/data", "--sessions-dir", "/else/where").sessions_folder == Path("/else/where")
     assert read("--data-dir", "~/x").sessions_folder == Path.home() / "x" / "sessions"
+    assert read("--data-dir", "/data").system_prompts_folder == Path("/data/system_prompts")
+    assert read("--system-prompts-dir", "/else/where").system_prompts_folder == Path("/else/where")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +148,7 @@ def test_folders_lie_in_the_data_folder_unless_they_are_absolute() -> None:
         *(("--allow-host", value) for value in ("", "https://mochi.lan", "*", "a b", "mochi.lan/x", "me@mochi.lan")),
         *(("--log-level", value) for value in ("", "loud", "INFO WARNING", "10")),
         *(("--log-format", value) for value in ("", "xml")),
-        *((flag, "") for flag in ("--data-dir", "--sessions-dir", "--model")),
+        *((flag, "") for flag in ("--data-dir", "--sessions-dir", "--system-prompts-dir", "--model")),
         ("--data-dir", "x" * 5000),
     ],
 )
@@ -150,6 +170,8 @@ def test_a_flag_that_makes_no_sense_is_refused_by_name(setting: str, value: str)
         *((f"MOCHI_{name}", "-1") for name in ("HEARTBEAT_SECONDS", "DISCONNECT_GRACE", "SHUTDOWN_SECONDS")),
         *((f"MOCHI_{name}", "nan") for name in ("HEARTBEAT_SECONDS", "DISCONNECT_GRACE", "SHUTDOWN_SECONDS")),
         *(("MOCHI_ON_DISCONNECT", value) for value in ("stop", "CANCEL ", "cancel,continue")[::2]),
+        ("MOCHI_ALLOWED_MODELS", " , "),
+        ("MOCHI_REQUIRE_MODEL", "tiny"),
         ("MOCHI_LOG_LEVEL", "trace"),
         ("MOCHI_LOG_FORMAT", "text"),
     ],

@@ -47,15 +47,17 @@ def test_any_model_can_be_stopped_and_asked_again(live: Server, smallest: str) -
     assert answer["message"]["status"] == "complete"
 
 
-def test_an_unknown_model_an_option_and_a_format_are_refused_in_ollamas_words(live: Server, smallest: str) -> None:
+def test_an_unknown_model_and_a_bad_format_are_refused_and_what_ollama_refuses_is_told_in_its_words(
+    live: Server, smallest: str
+) -> None:
     status, code, details = live.error("POST", "/sessions", {"model": "no-such-model"})
     assert (status, code) == (400, "model_not_found")
     assert smallest in details["available"]
     session = live.new_session(model=smallest)
     status, code, _ = live.error("POST", f"/chat/{session}", {"message": "hi", "keep_alive": "soon"})
     assert (status, code) == (400, "ollama_rejected")
-    status, code, _ = live.error("POST", f"/chat/{session}", {"message": "hi", "format": {"type": "banana"}})
-    assert (status, code) == (400, "ollama_rejected")
+    status, code, details = live.error("POST", f"/chat/{session}", {"message": "hi", "format": {"type": "banana"}})
+    assert (status, code, details["path"]) == (422, "validation_error", "$.format.type")
 
 
 @pytest.mark.usefixtures("tiny")

@@ -55,6 +55,10 @@ class Refused(Exception):
         self.late = late
 
 
+class TooLong(Refused):
+    """A prompt that its window cannot hold."""
+
+
 class Called(msgspec.Struct, frozen=True):
     """The function of a tool call, its place among the calls of one reply, and its arguments."""
 
@@ -246,7 +250,7 @@ def fit(model: Model, call: ChatCall, window: int) -> tuple[ChatCall, int]:
     costs = [model.count_message(message) for message in call.messages]
     total = model.count_frame(call) + sum(costs)
     if total > window and not call.truncate:
-        raise Refused(400, "the input length exceeds the context length", late=True)
+        raise TooLong(400, "the input length exceeds the context length", late=True)
     kept = list(call.messages)
     for message, cost in zip(call.messages[:-1], costs, strict=False):
         if total <= window:

@@ -27,6 +27,7 @@ from mochi_server.ollama.standin.protocol import (
     Reply,
     Said,
     Speech,
+    TooLong,
     decode,
     encode,
     fit,
@@ -75,8 +76,10 @@ class StandIn:
     that load or unload a model, take nothing from the script.
     """
 
-    def __init__(self, models: Sequence[Model], version: str = "0.24.0") -> None:
+    def __init__(self, models: Sequence[Model], version: str = "0.24.0", window: int = _DEFAULT_WINDOW) -> None:
         self.requests: list[Recorded] = []
+        self.loads: list[tuple[str, int]] = []
+        """Each time that a model was loaded: its name, and the window that it was loaded with."""
         self.active = 0
         """Chat replies that are running now, those that wait for their model included."""
         self.abandoned = 0
@@ -89,6 +92,8 @@ class StandIn:
         """Seconds that `/api/ps` takes."""
         self._models = {full_name(model.name): model for model in models}
         self._version = version
+        self._default_window = window
+        """The window in tokens of requests that name none."""
         self._script: deque[Behaviour] = deque()
         self._residences = self._nothing_loaded()
         self._changes = threading.Condition()
@@ -272,14 +277,18 @@ class StandIn:
         if not call.messages:
             await self._load_or_unload(call, model, answer)
             return
-        turn = self._turn(call, model, began)
+        try:
+            turn = self._turn(call, model, began)
+        except TooLong:
+            async with self._residing(model, call, None):
+                raise  # a real one has the model loaded before it counts
         with self._counted(turn):
             async with self._residing(model, call, turn.behaviour.gate):
                 turn.loaded = time.perf_counter_ns()
                 await say(turn, answer)
 
     def _turn(self, call: ChatCall, model: Model, began: int) -> Turn:
-        window = window_of(model, _asked_window(call))
+        window = window_of(model, self._asked_window(call))
         try:
             refuse_unable(model, call)
             seen, prompt_tokens = fit(model, call, window)
@@ -314,11 +323,12 @@ class StandIn:
     @asynccontextmanager
     async def _residing(self, model: Model, call: ChatCall, gate: Gate | None) -> AsyncIterator[None]:
         """Have the model loaded as the call asks: once no running reply needs it loaded otherwise."""
-        home, asked = self._residences[model.digest], _asked_window(call)
+        home, asked = self._residences[model.digest], self._asked_window(call)
         while home.running and home.asked != asked:
             await self._reply_ended.wait()
         if home.asked != asked or home.expires <= time.time():
             home.name, home.asked, home.window = model.name, asked, 0
+            self.loads.append((model.name, window_of(model, asked)))
         home.running += 1
         try:
             if gate:
@@ -332,6 +342,9 @@ class StandIn:
             self._reply_ended.set()
             self._reply_ended = asyncio.Event()
 
+    def _asked_window(self, call: ChatCall) -> int:
+        return int(call.options.get("num_ctx", self._default_window))
+
     async def _load_or_unload(self, call: ChatCall, model: Model, answer: Answer) -> None:
         if call.seconds_kept:
             refuse_unable(model, call)
@@ -343,10 +356,6 @@ class StandIn:
         said = Said(role="assistant", content="")
         line = Line(model=call.model, created_at=rfc3339(time.time_ns()), message=said, done=True, done_reason=reason)
         await answer.send(200, JSON, encode(line))
-
-
-def _asked_window(call: ChatCall) -> int:
-    return int(call.options.get("num_ctx", _DEFAULT_WINDOW))
 
 
 def _details(model: Model) -> dict[str, object]:
