@@ -3,7 +3,8 @@
     MochiError
     ├── InvalidJson, ValidationFailed, UnsupportedMediaType, PayloadTooLarge     the request's bytes
     ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
-    ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound          what it names
+    ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound,         what it names
+    │   ImageNotFound
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
     ├── SessionExists, PromptExists, SessionBusy, SessionDamaged                 what stands in the way
     ├── RevisionConflict                                                         what has changed meanwhile
@@ -108,6 +109,12 @@ class PromptNotFound(MochiError):
     """No system prompt file has this name, or what has it cannot be used as one."""
 
     code, status = "prompt_not_found", 404
+
+
+class ImageNotFound(MochiError):
+    """No such image is there; `details.image` names it, and `details.message_index` the message that needs it."""
+
+    code, status = "image_not_found", 404
 
 
 class ModelNotFound(MochiError):

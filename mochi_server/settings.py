@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Seconds = 120
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31)] = 32 * 1024 * 1024
     max_message_chars: Annotated[int, Meta(ge=1, le=2**31)] = 1_000_000
+    max_image_bytes: Annotated[int, Meta(ge=1024, le=2**31)] = 20 * 1024 * 1024
     on_disconnect: OnDisconnect = "cancel"
     max_reply_chars: Annotated[int, Meta(ge=1, le=2**31)] = 4_000_000
     max_reply_seconds: Seconds = 3600
@@ -185,6 +186,7 @@ SETTINGS = (
     Setting(field="queue_timeout", variable="MOCHI_QUEUE_TIMEOUT", help="seconds that a reply may wait for its turn"),
     Setting(field="max_body_bytes", variable="MOCHI_MAX_BODY_BYTES", help="the largest request body, in bytes"),
     Setting(field="max_message_chars", variable="MOCHI_MAX_MESSAGE_CHARS", help="the longest message, in characters"),
+    Setting(field="max_image_bytes", variable="MOCHI_MAX_IMAGE_BYTES", help="the largest image, in bytes"),
     Setting(
         field="on_disconnect",
         variable="MOCHI_ON_DISCONNECT",

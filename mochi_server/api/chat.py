@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from mochi_server.api.format_schema import check_format
 from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_response, read_json, state
+from mochi_server.api.images import sent_images
 from mochi_server.api.new_session import check_length, new_session
 from mochi_server.api.preconditions import idempotency_key, if_match, refuse_if_match
 from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest, StopRequest
@@ -16,6 +17,7 @@ from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Listener, Outcome, complete_event
 from mochi_server.chat.joining import Known
 from mochi_server.chat.prompt import Ask
+from mochi_server.chat.repeats import Key
 from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
 from mochi_server.store.keys import SERVER
@@ -68,22 +70,29 @@ async def _sent(request: Request) -> Listener:
     asked = await read_json(request, ChatRequest)
     await check_format(asked.format)
     session_id = request.path_params["session_id"]
-    key = idempotency_key(request, session_id, asked)
-    return await state(request)["generations"].send(
-        session_id, _ask(request, asked), correlation_id(request.scope), if_match(request), key
-    )
+    key = await _key(request, session_id, asked)
+    revisions = if_match(request)
+    ask = await _ask(request, asked)
+    return await state(request)["generations"].send(session_id, ask, correlation_id(request.scope), revisions, key)
 
 
 async def _sent_first(request: Request) -> Listener:
     asked = await read_json(request, FirstChatRequest)
     await check_format(asked.format)
     refuse_if_match(request)
-    key = idempotency_key(request, SERVER, asked)
-    ask = _ask(request, asked)
+    key = await _key(request, SERVER, asked)
+    ask = await _ask(request, asked)
     wanted = CreateSession(model=asked.model, system_prompt=asked.system_prompt)
     return await state(request)["generations"].send_first(
         lambda: new_session(request, wanted), ask, correlation_id(request.scope), key
     )
+
+
+async def _key(request: Request, scope: str, asked: ChatRequest) -> Key | None:
+    """The request's `Idempotency-Key`. A body with images is large: its digest takes a while."""
+    if not asked.images:
+        return idempotency_key(request, scope, asked)
+    return await state(request)["store"].threads.run(idempotency_key, request, scope, asked)
 
 
 def _known_event(request: Request) -> Known | None:
@@ -98,13 +107,21 @@ def _known_event(request: Request) -> Known | None:
     return Known(generation_id=match["generation"], number=int(match["number"]), told_in=name)
 
 
-def _ask(request: Request, asked: ChatRequest) -> Ask:
+async def _ask(request: Request, asked: ChatRequest) -> Ask:
     if asked.message is not None:
         check_length(request, asked.message, "$.message")
-    if asked.images:
-        raise ValidationFailed("This version cannot take images yet. Leave `images` out.", {"path": "$.images"})
+    if asked.message == "" and not asked.images:
+        raise ValidationFailed(
+            "`message` must not be empty. Leave it out to have the last message answered anew.", {"path": "$.message"}
+        )
+    if asked.message is None and asked.images:
+        raise ValidationFailed(
+            "`images` go with a `message`, which may be empty. What is answered anew has its images already.",
+            {"path": "$.images"},
+        )
     return Ask(
         message=asked.message,
+        images=await sent_images(request, asked.images or ()),
         think=asked.think,
         options=asked.options.values() if asked.options else {},
         format=asked.format,

@@ -35,9 +35,6 @@ _NOUNS = {int: "a whole number", float: "a number", dict: "an object", list: "an
 _PARTS = {"str": "characters", "array": "items", "object": "fields"}
 _NAME_SHOWN = 100
 
-IF_EMPTY = "if_empty"
-"""The key in `Meta(extra=...)` of what else to say where a text is empty."""
-
 
 class _Kind(msgspec.Struct, frozen=True):
     """One thing that a field may be, with what its annotations say."""
@@ -75,8 +72,7 @@ def _wrong_value(reason: str, kinds: list[_Kind]) -> str:
     choice = _choice(kinds)
     if (length := _LENGTH.match(reason)) is not None:
         if (length["bound"], length["size"]) == (">=", "1"):
-            hint = next((extra[IF_EMPTY] for kind in kinds if IF_EMPTY in (extra := kind.note("extra") or {})), "")
-            return f"must not be empty. {hint}".rstrip()
+            return "must not be empty."
         most = "at most" if length["bound"] == "<=" else "at least"
         return f"must have {most} {length['size']} {_PARTS.get(length['kind'], 'parts')}."
     if _RANGE.match(reason):

@@ -12,6 +12,7 @@ import msgspec
 
 from mochi_server.chat.admission import Admission
 from mochi_server.chat.generation import Generation, Listener, Outcome, StopReason
+from mochi_server.chat.images import SightUnknown, check_shown, check_sight, to_be_shown
 from mochi_server.chat.joining import Joining
 from mochi_server.chat.phases import Phases
 from mochi_server.chat.prompt import Ask
@@ -134,16 +135,27 @@ class Generations:
         """Begin a reply in a session, the user's message durably saved before Ollama is asked.
 
         With a key that was used before: join the reply that it was used for. Raises what loading and saving raise,
-        and SessionBusy, EmptyHistory, CapabilityMissing, RevisionConflict, QueueFull, ShuttingDown,
+        and SessionBusy, EmptyHistory, CapabilityMissing, ImageNotFound, RevisionConflict, QueueFull, ShuttingDown,
         IdempotencyMismatch, IdempotencyExpired.
         """
 
         async def begin() -> Listener:
             self.check_free(session_id)
-            if ask.think or self._catalog.restricted or session_id in self._running:
+            seeing: str | None = None
+            if ask.think or ask.images or self._catalog.restricted or session_id in self._running:
                 # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
-                await self._check(with_question(await self._store.load(session_id), ask), ask)
-            async with self.changing(session_id, revisions) as expected, self._start(session_id, ask, key) as start:
+                seeing = await self._check(with_question(await self._store.load(session_id), ask), ask)
+            while True:
+                try:
+                    return await asked_of(seeing)
+                except SightUnknown as unknown:
+                    # Found in its history. Ollama is asked while nobody waits for this session, or in the queue for it.
+                    await check_sight(unknown.shown, unknown.model, self._catalog)
+                    seeing = unknown.model
+
+        async def asked_of(seeing: str | None) -> Listener:
+            changing, starting = self.changing(session_id, revisions), self._start(session_id, ask, key, seeing)
+            async with changing as expected, starting as start:
                 asked = await self._store.update_held(session_id, lambda session: start.prepared(expected(session)))
                 return self._begin(start, asked, correlation_id)
 
@@ -165,8 +177,8 @@ class Generations:
             self._refuse_when_closing()
             if ask.message is None:
                 raise EmptyHistory("A session begins with a message. Send one in `message`.")
-            await self._check(session, ask)
-            async with self._start(session.metadata.session_id, ask, key) as start:
+            seeing = await self._check(with_question(session, ask), ask)
+            async with self._start(session.metadata.session_id, ask, key, seeing) as start:
                 asked = await self._store.threads.run(start.prepared, session)
                 return self._begin(start, await self._store.create(asked), correlation_id)
 
@@ -255,9 +267,9 @@ class Generations:
             generation.stop("shutdown")
 
     @asynccontextmanager
-    async def _start(self, session_id: str, ask: Ask, key: Key | None) -> AsyncIterator[Start]:
-        """A reply that is about to begin; one that does not leaves no journal, key or place. Raises QueueFull."""
-        start = Start(session_id, ask, key, self._admission.ticket(), self._turn, self._store)
+    async def _start(self, session_id: str, ask: Ask, key: Key | None, seeing: str | None) -> AsyncIterator[Start]:
+        """A reply that is about to begin; else no image, journal, key or place is left. Raises QueueFull."""
+        start = Start(session_id, ask, key, self._admission.ticket(), self._turn, self._store, seeing)
         try:
             yield start
         except OSError as error:
@@ -266,6 +278,8 @@ class Generations:
             if not start.begun:
                 start.ticket.release()
                 await to_its_end(self._store.threads.run(start.abandon))
+            if start.held:
+                await to_its_end(self._store.let_go(start.held, saved=start.begun))
 
     def _turn(self, session: Session, ask: Ask) -> Turn:
         return Turn(
@@ -327,10 +341,19 @@ class Generations:
     def _all_running(self) -> Iterable[Generation]:
         return self._running.values()
 
-    async def _check(self, session: Session, ask: Ask) -> None:
-        await self._catalog.check_allowed(session.metadata.model)
+    async def _check(self, session: Session, ask: Ask) -> str | None:
+        """Raise CapabilityMissing, ImageNotFound, where what is asked cannot be granted.
+
+        The model that may be shown images, where there are any.
+        """
+        model = session.metadata.model
+        await self._catalog.check_allowed(model)
         if ask.think:
-            await self._catalog.require(session.metadata.model, "thinking")
+            await self._catalog.require(model, "thinking")
+        if not (shown := to_be_shown(session, ask.history_limit)):
+            return None
+        await check_shown(shown, model, self._catalog, self._store, {image.reference for image in ask.images})
+        return model
 
     async def _all_ended(self) -> None:
         if self._tasks:

@@ -14,6 +14,7 @@ from mochi_server.domain.context_window import (
     with_fixed_window,
 )
 from mochi_server.domain.history import newest_that_fit, newest_turns
+from mochi_server.domain.images import Image
 from mochi_server.domain.messages import AssistantMessage, Context, Message
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
@@ -27,9 +28,10 @@ WARY = 4
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks a session for. No `message`: answer the last user message anew."""
+    """What a client asks a session for. No `message`: answer the last user message anew. `images` go with a message."""
 
     message: str | None = None
+    images: tuple[Image, ...] = ()
     think: Think | None = None
     options: OptionValues = {}
     format: Format | None = None
@@ -150,6 +152,11 @@ class Prompt:
             format=self._ask.format,
             keep_alive=self._ask.keep_alive,
         )
+
+    def sent(self, sending: Sending) -> tuple[Message, ...]:
+        """The messages of that request."""
+        system = () if self._system is None else (self._system,)
+        return (*system, *self._path[len(self._path) - sending.messages :])
 
     def options(self, sending: Sending | None = None) -> OptionValues:
         """The options in effect, with the `num_ctx` that was chosen for it."""

@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
+
 from mochi_server.chat.admission import Ticket
+from mochi_server.chat.images import SightUnknown, check_there, to_be_shown
 from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key
 from mochi_server.chat.turn import Turn
@@ -19,7 +22,10 @@ from mochi_server.store.sessions import SessionStore, new_id
 
 
 class Start:
-    """A reply about to begin: made ready in a thread, with its journal and key, before its question is saved."""
+    """A reply about to begin: made ready in a thread, with its images, journal and key, before its question is saved.
+
+    `seeing` is the model that may be shown images: it sees them, or nobody can tell.
+    """
 
     def __init__(
         self,
@@ -29,11 +35,14 @@ class Start:
         ticket: Ticket,
         turn: Callable[[Session, Ask], Turn],
         store: SessionStore,
+        seeing: str | None,
     ) -> None:
         self.generation_id = new_id()
         self.ask = ask
         self.ticket = ticket
         self.begun = False
+        self.held: frozenset[str] = frozenset()
+        """The images that are held for it."""
         self._key = key
         self._used: Used | None = None
         self._turn: Turn | None = None
@@ -41,11 +50,17 @@ class Start:
         self._make_turn = turn
         self._session_id = session_id
         self._store = store
+        self._seeing = seeing
 
     def prepared(self, session: Session) -> Session:
-        """The session with what is asked. Blocks. Raises EmptyHistory, OSError."""
+        """The session with what is asked, its images stored. Blocks.
+
+        Raises EmptyHistory, SightUnknown, ImageNotFound, OSError.
+        """
         asked = with_question(session, self.ask)
-        self._turn = self._make_turn(asked, self.ask)
+        self._store_images(asked)
+        # The history has them: their bytes are not to be held while the reply waits for its turn.
+        self._turn = self._make_turn(asked, msgspec.structs.replace(self.ask, images=()))
         head = self._turn.head(self.generation_id)
         if self._journal is None:
             self._journal = self._store.journals.open(self._session_id)
@@ -62,6 +77,17 @@ class Start:
             )
             self._store.keys.add(self._key.scope, self._used)
         return asked
+
+    def _store_images(self, asked: Session) -> None:
+        if not (shown := to_be_shown(asked, self.ask.history_limit)):
+            return
+        if asked.metadata.model != self._seeing:
+            raise SightUnknown(asked.metadata.model, shown)
+        check_there(shown, self._store.images, {image.reference for image in self.ask.images})
+        if self.ask.images and not self.held:
+            self.held = frozenset(image.digest for image in self.ask.images)
+            self._store.images.hold(self.held)
+            self._store.images.put(self.ask.images)
 
     def ready(self) -> tuple[Turn, Journal]:
         """What was prepared. From now on the reply is on its way."""
@@ -93,7 +119,9 @@ def with_question(session: Session, ask: Ask) -> Session:
             )
         return session
     head = session.head
-    if isinstance(head, UserMessage) and head.content == ask.message and not head.images:
+    images = tuple(image.reference for image in ask.images)
+    if isinstance(head, UserMessage) and head.content == ask.message and (head.images or ()) == images:
         return session
     now = timestamp(datetime.now(UTC))
-    return session.append(UserMessage(content=ask.message, message_id=new_id(), timestamp=now), now)
+    asked = UserMessage(content=ask.message, images=images or None, message_id=new_id(), timestamp=now)
+    return session.append(asked, now)

@@ -9,6 +9,7 @@ import msgspec
 
 from mochi_server.chat.admission import Load, queue_full
 from mochi_server.chat.generation import Generation, Outcome
+from mochi_server.chat.images import with_images
 from mochi_server.chat.phases import Phases
 from mochi_server.chat.prompt import Ask, Prompt, Sending
 from mochi_server.chat.reply import ReplyInProgress
@@ -152,7 +153,10 @@ class Turn:
             await self._ask(generation, reply)
 
     async def _ask(self, generation: Generation, reply: ReplyInProgress) -> None:
-        request = self._prompt.request(self._chosen())
+        sending = self._chosen()
+        request = await with_images(
+            self._prompt.request(sending), self._prompt.sent(sending), self._prompt.question_index, self._store
+        )
         await self._ollama.chat(request, lambda chunks: self._take(chunks, reply, generation))
 
     async def _admitted(self, generation: Generation) -> None:

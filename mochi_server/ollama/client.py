@@ -72,6 +72,7 @@ class OllamaClient:
             first_token_timeout=limits.first_token,
             token_timeout=limits.token,
         )
+        del request  # with images it is large, and a reply may take long
         try:
             await self._connect(stream)
             await stream.ended()

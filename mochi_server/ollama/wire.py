@@ -1,5 +1,7 @@
 """Ollama's chat protocol, typed: what is sent to `/api/chat` and what comes back, one JSON line a chunk."""
 
+import binascii
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,11 +16,16 @@ Format = Literal["json"] | Annotated[dict[str, Any], Meta(description="a JSON sc
 Think = bool | Literal["low", "medium", "high", "max"]
 
 
+_SLICE = 3 * 65_536
+"""How many bytes are made base64 at once: other threads wait for as long as that takes."""
+
+
 class WireMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One message of a request."""
+    """One message of a request; `images` as `wire_image` makes them."""
 
     role: str
     content: str
+    images: list[msgspec.Raw] | None = None
     tool_calls: list[Any] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -95,13 +102,19 @@ def error_words(body: bytes) -> str:
         return body.decode("utf-8", "replace")
 
 
-def wire_message(message: Message) -> WireMessage:
+def wire_image(data: bytes) -> msgspec.Raw:
+    """An image as Ollama is shown it: in base64, as JSON already, so that it need not be looked through again."""
+    parts = (data[start : start + _SLICE] for start in range(0, len(data), _SLICE))
+    return msgspec.Raw(b'"%b"' % b"".join([binascii.b2a_base64(part, newline=False) for part in parts]))
+
+
+def wire_message(message: Message, images: Iterable[msgspec.Raw] = ()) -> WireMessage:
     """A message as Ollama is shown it. Thinking is not sent back; an interrupted reply is, as it stands."""
     match message:
         case SystemMessage():
             return WireMessage(role="system", content=message.content)
         case UserMessage():
-            return WireMessage(role="user", content=message.content)
+            return WireMessage(role="user", content=message.content, images=[*images] or None)
         case AssistantMessage():
             return WireMessage(role="assistant", content=message.content, tool_calls=message.tool_calls)
         case ToolMessage():

@@ -23,12 +23,14 @@ from mochi_server.domain.session import Session
 from mochi_server.errors import MochiError, SessionDamaged, SessionExists, SessionNotFound
 from mochi_server.observability.logs import log
 from mochi_server.store import files, session_files
+from mochi_server.store.images import Images
 from mochi_server.store.index import Damaged, Listed, Place, place
 from mochi_server.store.journal import Journals
 from mochi_server.store.keys import Keys
 from mochi_server.store.listing import ID, Listing
 from mochi_server.store.session_files import Change, Stored
 from mochi_server.store.threads import Threads, to_its_end
+from mochi_server.store.unreferenced import Unreferenced
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,8 @@ class SessionStore:
         self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
         self.journals = Journals(self._inner / "journals", self._inner / "quarantine")
         self.keys = Keys(self._inner / "keys", self._inner)
+        self.images = Images(self._inner / "images", self._inner)
+        self._unreferenced = Unreferenced(folder, self.images, self.threads, self._listing.index, self._read)
         self._cache: OrderedDict[str, Stored] = OrderedDict()
         self._cached_bytes = 0
         self._holds: weakref.WeakValueDictionary[str, _Hold] = weakref.WeakValueDictionary()
@@ -101,9 +105,11 @@ class SessionStore:
         await self._listing.open()
         self._looked = time.monotonic()
         await self.threads.run(self._clean)
+        self._unreferenced.begin()
 
     async def close(self) -> None:
         """Let go of the folder."""
+        await self._unreferenced.close()
         await self._listing.close()
         self.threads.close()
         if self._folder_lock is not None:
@@ -197,6 +203,12 @@ class SessionStore:
         await self.load(session_id)
         await to_its_end(self._remove(session_id))
 
+    async def let_go(self, images: frozenset[str], *, saved: bool) -> None:
+        """Hold these images no longer; where nothing was saved that refers to them, remove those that nobody needs."""
+        await self.threads.run(self.images.let_go, images)
+        if not saved:
+            await self._unreferenced.remove(images)
+
     async def page(
         self,
         limit: int,
@@ -265,8 +277,10 @@ class SessionStore:
 
     async def _remove(self, session_id: str) -> None:
         failure: files.NotDurable | None = None
+        path = self._path(session_id)
         try:
-            await self.threads.run(files.remove, self._path(session_id))
+            images = await self.threads.run(self._unreferenced.referred, path)
+            await self.threads.run(files.remove, path)
         except FileNotFoundError:
             raise SessionNotFound(session_id) from None
         except files.NotDurable as error:
@@ -281,6 +295,8 @@ class SessionStore:
             await self.threads.run(self.keys.drop, session_id)
         except OSError as error:
             log(logger, logging.WARNING, "something is left", session_id=session_id, reason=files.reason(error))
+        if images:
+            await self._unreferenced.remove(images)
         if failure is not None:
             raise self._failed(failure)
 

@@ -139,5 +139,5 @@ def test_a_path_with_a_control_character_behind_it_is_another_path(
     )
     status, code, _ = told(response)
     assert status == 404
-    assert code in {"not_found", "session_not_found", "model_not_found", "prompt_not_found"}
+    assert code in {"not_found", "session_not_found", "model_not_found", "prompt_not_found", "image_not_found"}
     assert (shared.ok("GET", "/sessions")["total"], len(shared_standin.chats)) == before

@@ -30,6 +30,7 @@ TABLE = [
     ("token_timeout", None, "MOCHI_TOKEN_TIMEOUT", 60),
     ("max_body_bytes", None, "MOCHI_MAX_BODY_BYTES", 32 * 1024 * 1024),
     ("max_message_chars", None, "MOCHI_MAX_MESSAGE_CHARS", 1_000_000),
+    ("max_image_bytes", None, "MOCHI_MAX_IMAGE_BYTES", 20 * 1024 * 1024),
     ("on_disconnect", None, "MOCHI_ON_DISCONNECT", "cancel"),
     ("max_reply_chars", None, "MOCHI_MAX_REPLY_CHARS", 4_000_000),
     ("max_reply_seconds", None, "MOCHI_MAX_REPLY_SECONDS", 3600),

@@ -1,0 +1,116 @@
+"""The images of a history: whether they can be sent, and their bytes for Ollama.
+
+Ollama ignores images in silence where the model cannot see them. So that is asked here, and an image that is gone is
+an error: no reply is made as if it had never been there.
+"""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from mochi_server.domain.history import newest_turns
+from mochi_server.domain.messages import Message, UserMessage
+from mochi_server.domain.session import HistoryLimit, Session
+from mochi_server.errors import CapabilityMissing, ImageNotFound
+from mochi_server.ollama.catalog import Catalog
+from mochi_server.ollama.wire import ChatRequest, wire_image, wire_message
+from mochi_server.store.files import storage_error
+from mochi_server.store.images import Images
+from mochi_server.store.sessions import SessionStore
+
+Shown = dict[int, UserMessage]
+"""Messages with images, by the index that clients know them by."""
+
+
+class SightUnknown(Exception):
+    """A history has images, and whether its model sees them is to be found out before anything is done with it."""
+
+    def __init__(self, model: str, shown: Shown) -> None:
+        super().__init__(model)
+        self.model = model
+        self.shown = shown
+
+
+def to_be_shown(session: Session, history_limit: HistoryLimit) -> Shown:
+    """The messages with images that an answer to the session's last user message is made from."""
+    question = session.last_user()
+    if question is None:
+        return {}
+    path = session.taken_back_to(question.message_id).path
+    limit = history_limit if history_limit is not None else session.metadata.history_limit
+    sent = newest_turns(path, limit) if isinstance(limit, int) else len(path)
+    left_out, first = len(path) - sent, int(session.system is not None)
+    return {first + n: m for n, m in enumerate(path) if n >= left_out and isinstance(m, UserMessage) and m.images}
+
+
+async def check_shown(
+    shown: Shown, model: str, catalog: Catalog, store: SessionStore, new: Collection[str] = ()
+) -> None:
+    """Raise CapabilityMissing where the model cannot see images, and what `check_there` raises; an OSError as ours."""
+    await check_sight(shown, model, catalog)
+    try:
+        await store.threads.run(check_there, shown, store.images, new)
+    except OSError as error:
+        raise storage_error(error) from None
+
+
+async def check_sight(shown: Shown, model: str, catalog: Catalog) -> None:
+    """Raise CapabilityMissing where the model cannot see images. Ollama is asked where what is known says no."""
+    try:
+        await catalog.require(model, "vision")
+    except CapabilityMissing as error:
+        index = next(iter(shown))
+        error.details["message_index"] = index
+        error.message += f" The first message with images that it would be sent is message {index}."
+        raise
+
+
+def check_there(shown: Shown, images: Images, new: Collection[str] = ()) -> None:
+    """Raise ImageNotFound where one of the images is gone; `new` references come with the request. Blocks.
+
+    Raises OSError.
+    """
+    for index, message in shown.items():
+        for reference in message.images or ():
+            if reference not in new and not images.has(reference):
+                raise _gone(reference, index)
+
+
+async def with_images(
+    request: ChatRequest, messages: Sequence[Message], last_index: int, store: SessionStore
+) -> ChatRequest:
+    """The request with the images of its messages, of which the last is the one that clients know by `last_index`.
+
+    Raises ImageNotFound, StorageUnavailable.
+    """
+    if not any(isinstance(message, UserMessage) and message.images for message in messages):
+        return request
+    try:
+        return await store.threads.run(_with_images, request, messages, last_index, store.images)
+    except OSError as error:
+        raise storage_error(error) from None
+
+
+def _with_images(request: ChatRequest, messages: Sequence[Message], last_index: int, images: Images) -> ChatRequest:
+    sent = list(request.messages)
+    for place, message in enumerate(messages):
+        if isinstance(message, UserMessage) and message.images:
+            read = [_wire_image(images, one, last_index - len(messages) + 1 + place) for one in message.images]
+            sent[place] = wire_message(message, read)
+    return msgspec.structs.replace(request, messages=sent)
+
+
+def _wire_image(images: Images, reference: str, index: int) -> msgspec.Raw:
+    data = images.read(reference)
+    if data is None:
+        raise _gone(reference, index)
+    return wire_image(data)
+
+
+def _gone(reference: str, index: int) -> ImageNotFound:
+    name = reference[:80]
+    return ImageNotFound(
+        f"The image {name!r} of message {index} is not there, or is not what it was. Put its file back beside the "
+        f"sessions (.mochi/images), or truncate the history from message {index} on.",
+        {"image": name, "message_index": index},
+    )
