@@ -281,7 +281,7 @@ class InternalError(MochiError):
         )
 
 
-_PASSING = {QueueFull.code, OllamaBusy.code, ShuttingDown.code}
+PASSING = (QueueFull, OllamaBusy, ShuttingDown)
 """What passes by itself: their answers say when to come back."""
 
 
@@ -289,13 +289,14 @@ class Retold(MochiError):
     """A failure that was told before, told again."""
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any]) -> None:
-        again = {"Retry-After": "5"} if code in _PASSING else {}
+        again = {"Retry-After": "5"} if code in {kind.code for kind in PASSING} else {}
         super().__init__(message, details, again)
         self.code = code
-        self.status = next((kind.status for kind in _kinds(MochiError) if kind.code == code), self.status)
+        self.status = next((kind.status for kind in kinds() if kind.code == code), self.status)
 
 
-def _kinds(kind: type[MochiError]) -> Iterator[type[MochiError]]:
+def kinds(kind: type[MochiError] = MochiError) -> Iterator[type[MochiError]]:
+    """Every kind of failure."""
     for below in kind.__subclasses__():
         yield below
-        yield from _kinds(below)
+        yield from kinds(below)

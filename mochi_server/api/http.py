@@ -8,7 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mochi_server.api.answers import ErrorAnswer, Failure
 from mochi_server.api.validation import invalid
+from mochi_server.chat.generation import error_event
 from mochi_server.chat.generations import Generations
 from mochi_server.domain.json_depth import DEEPEST_REQUEST, is_deeper_than
 from mochi_server.domain.session import Session
@@ -100,8 +102,7 @@ def etag(session: Session) -> dict[str, str]:
 
 def error_response(error: MochiError, correlation: str) -> Response:
     """An error outside of a stream."""
-    told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": correlation}
-    return json_response({"detail": {"error": told}}, error.status, error.headers)
+    return json_response(ErrorAnswer(Failure(error_event(error, correlation))), error.status, error.headers)
 
 
 async def _read(request: Request) -> bytes:

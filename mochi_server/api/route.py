@@ -1,0 +1,114 @@
+"""What a route is: who serves it, what it takes, and every way in which it may answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.parameters import ALLOW, ETAG, RETRY_AFTER, Parameter
+from mochi_server.domain.events import ErrorEvent
+from mochi_server.errors import (
+    PASSING,
+    ForbiddenOrigin,
+    InternalError,
+    MethodNotAllowed,
+    MisdirectedHost,
+    MochiError,
+    RevisionConflict,
+    UnsupportedMediaType,
+)
+
+Handler = Callable[[Request], Awaitable[Response]]
+Kinds = tuple[type[MochiError], ...]
+
+JSON = ("application/json",)
+HTML = ("text/html",)
+STREAM = ("text/event-stream",)
+
+EVERYWHERE: Kinds = (MisdirectedHost, ForbiddenOrigin, UnsupportedMediaType, InternalError)
+"""What any route may answer, whatever it does."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One way in which a route answers when it does what was asked.
+
+    `shape` is the type of the body, of a stream the union of its events; None where there is no body. `told` is what
+    may go wrong once the answer is on its way: a stream's `error` event tells of it, or an error with its headers.
+    """
+
+    shape: Any = None
+    status: int = 200
+    media_types: tuple[str, ...] = JSON
+    headers: tuple[Parameter, ...] = ()
+    told: Kinds = ()
+
+    @property
+    def failures(self) -> Kinds:
+        """What is told in an error's place."""
+        return () if self.media_types == STREAM else self.told
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """How errors are told: in which shape, under which status and code, and where in the shape the code stands."""
+
+    shape: type[msgspec.Struct]
+    status: Callable[[type[MochiError]], int]
+    code: Callable[[type[MochiError]], str]
+    code_at: tuple[str, ...]
+    example: Callable[[ErrorEvent], msgspec.Struct]
+
+
+OURS = Dialect(
+    shape=ErrorAnswer,
+    status=lambda kind: kind.status,
+    code=lambda kind: kind.code,
+    code_at=("detail", "error", "code"),
+    example=lambda told: ErrorAnswer(Failure(told)),
+)
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One route. What it does is its handler's docstring.
+
+    `errors` are those of its own, beside those of `EVERYWHERE`. With `body_optional` no body at all will do, too. One
+    that is `keyless` asks for no API key.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    group: str
+    answers: tuple[Answer, ...]
+    errors: Kinds = ()
+    body: type[msgspec.Struct] | None = None
+    headers: tuple[Parameter, ...] = ()
+    query: tuple[Parameter, ...] = ()
+    body_optional: bool = False
+    keyless: bool = False
+    dialect: Dialect = OURS
+
+    @property
+    def shown_path(self) -> str:
+        """The path as clients know it."""
+        return self.path.replace(":path}", "}")
+
+    @property
+    def all_errors(self) -> Kinds:
+        """Every error that it may give, each once."""
+        later = (kind for answer in self.answers for kind in answer.failures)
+        return tuple(dict.fromkeys((*self.errors, *later, *EVERYWHERE)))
+
+
+def error_headers(kind: type[MochiError]) -> tuple[Parameter, ...]:
+    """The headers that every error of this kind has, beside those of every answer."""
+    if issubclass(kind, PASSING):
+        return (RETRY_AFTER,)
+    return (ALLOW,) if issubclass(kind, MethodNotAllowed) else ()
+
+
+def possible_headers(kind: type[MochiError]) -> tuple[Parameter, ...]:
+    """Those that one may have, too: what makes a session has no revision that it could tell."""
+    return (ETAG,) if issubclass(kind, RevisionConflict) else ()

@@ -1,0 +1,60 @@
+"""Every answer that a test's client gets is held to the document: its status, error code, media type and headers."""
+
+import functools
+from typing import Any
+
+import httpx
+
+from mochi_server.api.openapi import document
+from mochi_server.api.routes import ROUTES, routes
+
+Part = dict[str, Any]
+
+
+@functools.cache
+def the_document() -> Part:
+    """The document as it is served."""
+    return document()
+
+
+def resolved(part: Part) -> Part:
+    """What a part of the document refers to, or itself."""
+    if "$ref" in part:
+        part = functools.reduce(lambda inner, name: inner[name], part["$ref"][2:].split("/"), the_document())
+    return part
+
+
+def operation(method: str, path: str) -> Part | None:
+    """What the document says of the route that serves this; None where none does."""
+    template = next((route.path for route in routes() if route.path_regex.match(path)), None)
+    found = [one for one in ROUTES if one.path == template and one.method == method.replace("HEAD", "GET")]
+    paths: dict[str, Part] = the_document()["paths"]
+    return paths[found[0].shown_path][found[0].method.lower()] if found else None
+
+
+def codes(answer: Part) -> list[str]:
+    """The error codes that an answer may have."""
+    content: Part = answer["content"]["application/json"]
+    return list(content.get("examples", {}))
+
+
+def check_documented(response: httpx.Response) -> None:
+    """Fail where the document does not tell of such an answer."""
+    request = response.request
+    said = operation(request.method, request.url.path)
+    if said is None:
+        return  # another path or method: that is one of three errors, which tests ask for by name
+    name = f"{request.method} {request.url.path} answered {response.status_code}"
+    assert str(response.status_code) in said["responses"], f"{name}, which its entry in routes.py does not tell of"
+    answer = resolved(said["responses"][str(response.status_code)])
+    for header, told in answer["headers"].items():
+        assert header in response.headers or not told["required"], f"{name} without {header}"
+    content = answer.get("content", {})
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    assert media_type in content or not (content or media_type), f"{name} with {media_type!r}, not {list(content)}"
+    if response.status_code >= 400 and media_type and request.method != "HEAD":
+        response.read()
+        body = response.json()
+        if "detail" in body:
+            code = body["detail"]["error"]["code"]
+            assert code in codes(answer), f"{name} {code}, which its entry in routes.py does not tell of"
