@@ -124,7 +124,7 @@ class ModelNotFound(MochiError):
 
 
 class ModelPathNotFound(ModelNotFound):
-    """As ModelNotFound, where the path names the model."""
+    """Ollama does not have the model that the path names, or it is not allowed here; `details.available` as ever."""
 
     status = 404
 
@@ -202,7 +202,10 @@ class QueueFull(MochiError):
 
 
 class SessionDamaged(MochiError):
-    """The session's file cannot be read; it is left untouched. `stamp` tells that state of it from others."""
+    """The session's file cannot be read; it is left untouched; `details.reason` says why.
+
+    `stamp` tells that state of the file from others.
+    """
 
     code, status = "session_damaged", 409
 

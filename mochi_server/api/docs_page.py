@@ -14,6 +14,9 @@ from mochi_server.api.schemas import Schema
 
 _STYLE = Path(__file__).with_name("docs.css")
 _CODE = re.compile(r"^`(\w+)`: (.+)", re.MULTILINE)
+_READABLE = 40
+"""Patterns that are longer tell a person nothing."""
+
 _SCHEMAS = "#/components/schemas/"
 _PARTS = (("events", "Events"), ("errors", "Errors"), ("shapes", "Shapes"))
 
@@ -268,6 +271,8 @@ def _kind(schema: Schema) -> str:
 
 
 def _limits(schema: Schema) -> str:
+    if len(schema.get("pattern", "")) > _READABLE:
+        return ""
     if "pattern" in schema:
         return f" <code>{escape(schema['pattern'])}</code>"
     low, high = schema.get("minimum"), schema.get("maximum")

@@ -61,7 +61,9 @@ def _plain(name: str) -> str:
 
 
 def _require_all(component: Schema, struct: type[msgspec.Struct]) -> None:
-    component["required"] = [f.encode_name for f in msgspec.structs.fields(struct) if _is_always_there(struct, f)]
+    tag = [] if struct.__struct_config__.tag_field is None else [struct.__struct_config__.tag_field]
+    always = [f.encode_name for f in msgspec.structs.fields(struct) if _is_always_there(struct, f)]
+    component["required"] = [*tag, *always]
     for part in component["properties"].values():
         part.pop("default", None)
 
