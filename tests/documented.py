@@ -1,14 +1,19 @@
 """Every answer that a test's client gets is held to the document: its status, error code, media type and headers."""
 
 import functools
+import json
 from typing import Any
 
 import httpx
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 from mochi_server.api.openapi import document
 from mochi_server.api.routes import ROUTES, routes
 
 Part = dict[str, Any]
+_BASE = "urn:document"
 
 
 @functools.cache
@@ -30,6 +35,25 @@ def operation(method: str, path: str) -> Part | None:
     found = [one for one in ROUTES if one.path == template and one.method == method.replace("HEAD", "GET")]
     paths: dict[str, Part] = the_document()["paths"]
     return paths[found[0].shown_path][found[0].method.lower()] if found else None
+
+
+@functools.cache
+def _registry() -> Registry[Any]:
+    registry: Registry[Any] = Registry().with_resource(_BASE, DRAFT202012.create_resource(the_document()))
+    return registry
+
+
+def check_value(value: object, schema: Part) -> None:
+    """Fail where a value is not of a schema in the document."""
+    inside = json.loads(json.dumps(schema).replace('"#/', f'"{_BASE}#/'))
+    Draft202012Validator(inside, registry=_registry()).validate(value)
+
+
+def documented_events(method: str, path: str) -> dict[str, Part]:
+    """The schemas of the data of a stream's events, by name; `path` as the document has it."""
+    answer = resolved(the_document()["paths"][path][method.lower()]["responses"]["200"])
+    events = answer["content"]["text/event-stream"]["schema"]["oneOf"]
+    return {one["properties"]["event"]["const"]: one["properties"]["data"]["contentSchema"] for one in events}
 
 
 def codes(answer: Part) -> list[str]:

@@ -70,7 +70,7 @@ def document() -> Schema:
 def _operation(route: Route, made: Components) -> Schema:
     summary, _, description = in_words(route.handler.__doc__).partition("\n\n")
     operation: Schema = {
-        "operationId": re.sub(r"\W+", "-", f"{route.method}{route.shown_path}").strip("-").lower(),
+        "operationId": _operation_id(route),
         "tags": [route.group],
         "summary": summary.removesuffix("."),
         "parameters": _parameters(route, made),
@@ -87,6 +87,22 @@ def _operation(route: Route, made: Components) -> Schema:
             },
         }
     return operation
+
+
+def _operation_id(route: Route) -> str:
+    return re.sub(r"\W+", "-", f"{route.method}{route.shown_path}").strip("-").lower()
+
+
+def _links(route: Route, answer: Answer) -> Schema:
+    """The routes whose paths hold what this answer has made, and named."""
+    fields = {f.name for f in msgspec.structs.fields(answer.shape)} if route.method == "POST" else set()
+    made = [name for name in IN_PATH if name in fields and f"{{{name}" not in route.path]
+    return {
+        _operation_id(other): {"operationId": _operation_id(other), "parameters": {name: f"$response.body#/{name}"}}
+        for name in made
+        for other in ROUTES
+        if re.findall(r"{(\w+)}", other.shown_path) == [name]
+    }
 
 
 def _parameters(route: Route, made: Components) -> list[Schema]:
@@ -118,6 +134,8 @@ def _responses(route: Route, made: Components) -> Schema:
     by_status: dict[int, list[Schema]] = {}
     for answer in route.answers:
         by_status.setdefault(answer.status, []).append(_answer(answer, made))
+        if answer.media_types == JSON and isinstance(answer.shape, type) and (links := _links(route, answer)):
+            by_status[answer.status][-1]["links"] = links
     later = {kind: answer.headers for answer in route.answers for kind in answer.failures}
     kinds: dict[int, list[type[errors.MochiError]]] = {}
     for kind in route.all_errors:

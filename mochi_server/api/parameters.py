@@ -19,7 +19,7 @@ class Parameter(msgspec.Struct, frozen=True):
 
 
 def _of(pattern: str) -> Any:
-    return Annotated[str, Meta(extra_json_schema={"pattern": pattern})]
+    return Annotated[str, Meta(extra_json_schema={"pattern": pattern, "minLength": 1})]
 
 
 IN_PATH = {

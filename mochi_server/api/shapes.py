@@ -16,7 +16,7 @@ from mochi_server.store.prompts import LONGEST_PROMPT
 def documented(expression: re.Pattern[str]) -> Meta:
     """The form of a text as the document tells it, for what is checked elsewhere, in better words than msgspec has."""
     plain = re.sub(r"\?P<\w+>", "", expression.pattern.removesuffix(r"\Z"))
-    return Meta(extra_json_schema={"pattern": f"^(?:{plain})$"})
+    return Meta(extra_json_schema={"pattern": f"^(?:{plain})$", "minLength": 1})
 
 
 SessionId = Annotated[str, documented(ID)]
