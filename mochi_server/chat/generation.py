@@ -247,6 +247,9 @@ def complete_event(message: AssistantMessage) -> MessageComplete:
         status=message.status,
         stats=message.stats,
         context_window=context_window(message),
+        model_digest=message.model_digest,
+        options=message.options,
+        context=message.context,
     )
 
 

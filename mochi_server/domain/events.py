@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from mochi_server.domain.messages import Stats, Status
+from mochi_server.domain.messages import Context, Stats, Status
+from mochi_server.domain.options import OptionValues
 
 Phase = Literal["queued", "waiting", "loading", "prefill", "generating"]
 """Where a reply is: waiting here, at Ollama behind others, for the model, while the prompt is read, or on its way."""
@@ -44,7 +45,7 @@ class ContextWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageComplete(msgspec.Struct, frozen=True, kw_only=True):
-    """The reply is saved, whole or, after a stop, as far as it came."""
+    """The reply is saved, whole or, after a stop, as far as it came: what it was made with and from, as it is saved."""
 
     name: ClassVar[str] = "message_complete"
     message_id: str
@@ -55,6 +56,10 @@ class MessageComplete(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     stats: Stats | None
     context_window: ContextWindow
+    # Journals of earlier versions lack these.
+    model_digest: str | None = None
+    options: OptionValues | None = None
+    context: Context | None = None
 
 
 class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
