@@ -42,6 +42,8 @@ class _Window(msgspec.Struct):
     """Replies of ours that are at Ollama."""
     loaded_with: int | msgspec.UnsetType | None = msgspec.UNSET
     """The `num_ctx` that it was last loaded with for us; unset while that is not certain."""
+    fixed: set[int] = set()
+    """Windows that sessions had fixed: to find the model in one of these means nothing for others."""
     began: float = 0.0
     """When a reply of ours last began, in seconds of the monotonic clock."""
     factor: float | None = None
@@ -97,6 +99,8 @@ class Windows:
             window.loaded_with = msgspec.UNSET
         if not choice.fixed:
             self.name(model, choice.num_ctx)
+        elif choice.window is not None:
+            window.fixed.add(choice.window)
 
     def name(self, model: str, num_ctx: int | None) -> None:
         """Name this window in every request to the model."""
@@ -213,7 +217,7 @@ def _note(window: _Window, found: int | None, limit: int | None, *, none: bool) 
     elif not window.running and found != window.seen.get(None if last is msgspec.UNSET else last):
         # Somebody else had it loaded so, or we did before a restart: to go with that costs no reload.
         usual = USUAL_WINDOW if limit is None else min(USUAL_WINDOW, limit)
-        if found in {window.seen.get(None), usual}:
+        if found in {window.seen.get(None), usual} | window.fixed:
             window.named, window.loaded_with = None, msgspec.UNSET
         else:
             window.named = window.loaded_with = found
