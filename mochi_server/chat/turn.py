@@ -154,10 +154,22 @@ class Turn:
 
     async def _ask(self, generation: Generation, reply: ReplyInProgress) -> None:
         sending = self._chosen()
+        self._note(sending, generation)
         request = await with_images(
             self._prompt.request(sending), self._prompt.sent(sending), self._prompt.question_index, self._store
         )
         await self._ollama.chat(request, lambda chunks: self._take(chunks, reply, generation))
+
+    def _note(self, sending: Sending, generation: Generation) -> None:
+        """Have the journal know how it is asked for, should the process be killed before the reply's end."""
+        self._reply = msgspec.structs.replace(
+            self._reply,
+            options=self._prompt.options(sending) or None,
+            context=self._prompt.context(sending, sending.choice.window),
+        )
+        with contextlib.suppress(OSError):
+            # Nothing is shown yet; a disk that fails is told with the first token.
+            generation.journal.begin(self.head(generation.id))
 
     async def _admitted(self, generation: Generation) -> None:
         """Wait for a place at Ollama, telling the client what it waits for. Raises QueueFull."""
@@ -179,7 +191,7 @@ class Turn:
         in_force = await self._windows.refused(self._model, refused.choice, self._prompt.plain(refused))
         limit = self._windows.known(self._model).limit
         self._again = self._prompt.after_refusal(refused, in_force, limit)
-        if self._again is not None and not self._again.choice.fixed:
+        if self._again is not None and not self._again.choice.fixed and self._again.choice.num_ctx is not None:
             self._windows.name(self._model, self._again.choice.num_ctx)
         return self._again is not None
 

@@ -97,15 +97,16 @@ class Windows:
         window.running += 1
         if window.loaded_with != choice.num_ctx:
             window.loaded_with = msgspec.UNSET
-        if not choice.fixed:
-            self.name(model, choice.num_ctx)
-        elif choice.window is not None:
+        if choice.fixed and choice.window is not None:
             window.fixed.add(choice.window)
+        elif choice.num_ctx is not None:
+            self.name(model, choice.num_ctx)
 
-    def name(self, model: str, num_ctx: int | None) -> None:
-        """Name this window in every request to the model."""
-        self._window(model).named = num_ctx
-        if num_ctx is not None and (self._watching is None or self._watching.done()):
+    def name(self, model: str, num_ctx: int) -> None:
+        """Name this window in every request to the model, unless a larger one is named already."""
+        window = self._window(model)
+        window.named = max(window.named or 0, num_ctx)
+        if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def begun(self, model: str, num_ctx: int | None) -> None:
