@@ -33,6 +33,10 @@ WATCH_SECONDS = 30.0
 """How often a model is looked at whose window was made larger: once it is unloaded, the next may be a small one."""
 
 
+MOST_KEPT = 256
+"""Of models, and of windows of one model, that are kept in mind: clients may name any."""
+
+
 class _Window(msgspec.Struct):
     """What is known of one model. `seen` is the window in force by the `num_ctx` that was sent, None for none."""
 
@@ -98,6 +102,8 @@ class Windows:
         if window.loaded_with != choice.num_ctx:
             window.loaded_with = msgspec.UNSET
         if choice.fixed and choice.window is not None:
+            if len(window.fixed) >= MOST_KEPT:
+                window.fixed.clear()
             window.fixed.add(choice.window)
         elif choice.num_ctx is not None:
             self.name(model, choice.num_ctx)
@@ -157,7 +163,14 @@ class Windows:
         return self._loaded
 
     def _window(self, model: str) -> _Window:
-        return self._windows.setdefault(full_name(model), _Window())
+        name = full_name(model)
+        window = self._windows.get(name)
+        if window is None:
+            idle = [other for other, known in self._windows.items() if not known.running]
+            if len(self._windows) >= MOST_KEPT and idle:
+                del self._windows[idle[0]]
+            window = self._windows[name] = _Window()
+        return window
 
     def _limit(self, model: str) -> int | None:
         found = self._catalog.known(model)
@@ -214,6 +227,8 @@ def _note(window: _Window, found: int | None, limit: int | None, *, none: bool) 
         if not window.running and (window.seen or none):
             window.named, window.loaded_with = None, msgspec.UNSET
     elif last is not msgspec.UNSET and (window.running or last not in window.seen):
+        if len(window.seen) >= MOST_KEPT:
+            window.seen = {num_ctx: window.seen[num_ctx] for num_ctx in {None, window.named} & window.seen.keys()}
         window.seen[last] = found
     elif not window.running and found != window.seen.get(None if last is msgspec.UNSET else last):
         # Somebody else had it loaded so, or we did before a restart: to go with that costs no reload.
