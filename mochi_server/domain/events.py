@@ -121,9 +121,21 @@ def said(entries: Iterable[Entry]) -> tuple[str, str]:
     return "".join(words[ContentDelta.name]), "".join(words[ThinkingDelta.name])
 
 
+def words_json(delta: Entry) -> bytes:
+    """The words of a delta as the JSON text that stands in its data: nothing is decoded for it."""
+    return delta.data[_BEFORE_WORDS : len(delta.data) - _BEHIND_WORDS[delta.name]]
+
+
 def one_line(data: bytes) -> bytes:
     """Compact JSON with every character escaped that anybody takes for the end of a line."""
     for separator, escaped in _LINE_SEPARATORS:
         if separator in data:
             data = data.replace(separator, escaped)
     return data
+
+
+_BEFORE_WORDS = len(b'{"content":')
+_BEHIND_WORDS = {
+    ContentDelta.name: len(entry(ContentDelta("")).data) - _BEFORE_WORDS - len(b'""'),
+    ThinkingDelta.name: len(entry(ThinkingDelta("")).data) - _BEFORE_WORDS - len(b'""'),
+}
