@@ -14,6 +14,9 @@ from mochi_server.api.schemas import Schema
 
 _STYLE = Path(__file__).with_name("docs.css")
 _CODE = re.compile(r"^`(\w+)`: (.+)", re.MULTILINE)
+_EVERYWHERE = {"X-Correlation-Id", "X-Request-Id"}
+"""Headers of every answer, told of once."""
+
 _READABLE = 40
 """Patterns that are longer tell a person nothing."""
 
@@ -167,21 +170,28 @@ def _parameters(parameters: Iterable[Schema]) -> str:
 
 
 def _answer(status: str, told: Schema) -> str:
-    content: Schema = told.get("content", {})
-    media_type = next(iter(content), "")
-    body = content.get(media_type, {})
-    what = _text(told["description"])
-    if media_type == "application/json" and "$ref" in body["schema"]:
-        what = _kind(body["schema"])
-    elif media_type == "text/event-stream":
-        what = 'A stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
-    headers = [name for name in told["headers"] if name != "X-Correlation-Id"]
+    contents: dict[str, Schema] = told.get("content", {})
+    what = " Or: ".join(_content(kind, body) for kind, body in contents.items() if _content(kind, body))
+    headers = [name for name in told["headers"] if name not in _EVERYWHERE]
     with_headers = f" With {', '.join(f'<code>{escape(name)}</code>' for name in headers)}." if headers else ""
     example = ""
-    if "example" in body:
-        text = escape(json.dumps(body["example"], indent=2, ensure_ascii=False))
-        example = f'<details><summary>Example</summary><pre tabindex="0"><code>{text}</code></pre></details>'
-    return f"<p><strong>{status}</strong> {what}{with_headers}</p>{example}"
+    for body in contents.values():
+        if "example" in body:
+            text = escape(json.dumps(body["example"], indent=2, ensure_ascii=False))
+            example = f'<details><summary>Example</summary><pre tabindex="0"><code>{text}</code></pre></details>'
+    return f"<p><strong>{status}</strong> {what or _text(told['description'])}{with_headers}</p>{example}"
+
+
+def _content(media_type: str, body: Schema) -> str:
+    """What an answer is, in a few words; empty where its description says it all."""
+    if media_type == "application/json" and "$ref" in body["schema"]:
+        return _kind(body["schema"])
+    if media_type != "text/event-stream":
+        return ""
+    if "oneOf" in body["schema"]:
+        return 'A stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
+    chunk, *_ = body["schema"]["properties"]["data"]["anyOf"]
+    return f"A stream of {_kind(chunk['contentSchema'])}, and <code>[DONE]</code> behind the last."
 
 
 def _curl(address: str, method: str, path: str, operation: Schema) -> str:
@@ -207,6 +217,7 @@ def _events(document: Schema) -> str:
         for _, _, operation in _operations(document)
         for told in operation["responses"].values()
         if "text/event-stream" in (content := told.get("content", {}))
+        and "oneOf" in content["text/event-stream"]["schema"]
     ]
     parts = []
     named = {one["properties"]["event"]["const"]: one for stream in streams for one in stream["schema"]["oneOf"]}
@@ -234,9 +245,12 @@ def _errors(document: Schema) -> str:
         (f'<code id="error-{code}">{code}</code>', ", ".join(sorted(statuses)), _text(words))
         for code, (statuses, words) in sorted(found.items())
     ]
-    shape = '<a href="#shape-ErrorAnswer">ErrorAnswer</a>'
+    where = (
+        'Outside a stream each comes as <a href="#shape-ErrorAnswer">ErrorAnswer</a>; below <code>/v1</code> as '
+        '<a href="#shape-OpenAIEnvelope">OpenAIEnvelope</a>, under the status that OpenAI\'s clients look for.'
+    )
     table = _table(("Code", "Status", "When"), rows)
-    return f'<section id="errors"><h2>Errors</h2><p>Outside a stream each comes as {shape}.</p>{table}</section>'
+    return f'<section id="errors"><h2>Errors</h2><p>{where}</p>{table}</section>'
 
 
 def _shapes(document: Schema) -> str:

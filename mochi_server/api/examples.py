@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from mochi_server import __version__
-from mochi_server.api import answers, shapes
+from mochi_server.api import answers, openai, openai_answer, openai_shapes, shapes
 from mochi_server.api.schemas import in_words
 from mochi_server.chat.generations import Stopped
 from mochi_server.domain import events
@@ -21,6 +21,7 @@ AT, LATER = "2026-01-31T12:00:00.000000Z", "2026-01-31T12:00:04.250000Z"
 MODEL, QUESTION = "llama3.2:latest", "Why is the sky blue?"
 OLLAMA_HOST = "http://127.0.0.1:11434"
 
+_card = openai.ModelCard(id=MODEL, created=1769860800, owned_by="library")
 _prompt = answers.PromptFile("brief.md", "Answer in one sentence.")
 _system = SystemMessage(content=_prompt.content, message_id="0a7be2bb10", timestamp=AT, source_file="brief.md")
 _question = UserMessage(content=QUESTION, message_id=QUESTION_ID, timestamp=AT)
@@ -100,6 +101,7 @@ _SENT: tuple[msgspec.Struct, ...] = (
     shapes.FirstChatRequest(model="llama3.2", message=QUESTION),
     shapes.ChatRequest(message=QUESTION, options=Options(temperature=0.2)),
     shapes.StopRequest(GENERATION_ID),
+    openai_shapes.ChatCompletion(model="llama3.2", messages=[openai_shapes.UserMessage(content=QUESTION)]),
 )
 _TOLD: dict[Any, msgspec.Struct] = {
     answers.SessionPage[Summary]: answers.SessionPage(
@@ -125,6 +127,7 @@ _TOLD: dict[Any, msgspec.Struct] = {
     answers.WholeReply[AssistantMessage]: answers.WholeReply(
         session_id=SESSION_ID, message=_reply, context_window=_window
     ),
+    openai.ModelCards: openai.ModelCards(data=[_card]),
     answers.WholeSession: answers.WholeSession(**msgspec.structs.asdict(_metadata), messages=_messages),
     **{
         type(one): one
@@ -144,6 +147,24 @@ _TOLD: dict[Any, msgspec.Struct] = {
             answers.SessionPrompt(content="Answer in one sentence.", source_file="brief.md"),
             answers.PromptList([ListedPrompt("brief.md", "Answer in one sentence.", 4)]),
             _prompt,
+            _card,
+            openai_answer.Completion(
+                id=f"chatcmpl-{GENERATION_ID}",
+                created=1769860800,
+                model=MODEL,
+                choices=[
+                    openai_answer.Choice(message=openai_answer.Said(content=_reply.content), finish_reason="stop")
+                ],
+                usage=openai_answer.Usage(prompt_tokens=31, completion_tokens=9, total_tokens=40),
+            ),
+            openai_answer.Chunk(
+                id=f"chatcmpl-{GENERATION_ID}",
+                created=1769860800,
+                model=MODEL,
+                choices=[
+                    openai_answer.ChunkChoice(delta=openai_answer.Delta(content="Air scatters "), finish_reason=None)
+                ],
+            ),
             Stopped(stopped=True, generation_id=GENERATION_ID, message_id=REPLY_ID),
             events.StatusEvent("queued", 1000, 1),
             events.ContentDelta("Air scatters "),

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.openai_errors import envelope, is_openai, status_of
 from mochi_server.api.validation import invalid
 from mochi_server.chat.generation import error_event
 from mochi_server.chat.generations import Generations
@@ -100,9 +101,12 @@ def etag(session: Session) -> dict[str, str]:
     return {"ETag": f'"{session.metadata.revision}"'}
 
 
-def error_response(error: MochiError, correlation: str) -> Response:
+def error_response(error: MochiError, scope: Scope) -> Response:
     """An error outside of a stream."""
-    return json_response(ErrorAnswer(Failure(error_event(error, correlation))), error.status, error.headers)
+    if is_openai(scope["path"]):
+        return json_response(envelope(error), status_of(error), error.headers)
+    answer = ErrorAnswer(Failure(error_event(error, correlation_id(scope))))
+    return json_response(answer, error.status, error.headers)
 
 
 async def _read(request: Request) -> bytes:

@@ -133,10 +133,10 @@ def _responses(route: Route, made: Components) -> Schema:
     """What a route may answer, by status."""
     by_status: dict[int, list[Schema]] = {}
     for answer in route.answers:
-        by_status.setdefault(answer.status, []).append(_answer(answer, made))
+        by_status.setdefault(answer.status, []).append(_answer(answer, route.dialect, made))
         if answer.media_types == JSON and isinstance(answer.shape, type) and (links := _links(route, answer)):
             by_status[answer.status][-1]["links"] = links
-    later = {kind: answer.headers for answer in route.answers for kind in answer.failures}
+    later = {kind: (*answer.headers, *answer.sometimes) for answer in route.answers for kind in answer.failures}
     kinds: dict[int, list[type[errors.MochiError]]] = {}
     for kind in route.all_errors:
         kinds.setdefault(route.dialect.status(kind), []).append(kind)
@@ -173,16 +173,19 @@ def _named(content: Schema) -> Schema:
     return content.get("examples") or {"answer": {"value": content["example"]}}
 
 
-def _answer(answer: Answer, made: Components) -> Schema:
+def _answer(answer: Answer, dialect: Dialect, made: Components) -> Schema:
     told: Schema = {
         "description": _BODILESS,
-        "headers": _headers((parameters.CORRELATION, *answer.headers), (), made),
+        "headers": _headers((*dialect.headers, *answer.headers), answer.sometimes, made),
     }
     if answer.shape is None:
         return told
     if answer.media_types == STREAM:
         told["description"] = "Events, of which `done` is always the last."
         told["content"] = {STREAM[0]: _events(answer, made)}
+        if not get_args(answer.shape):
+            told["description"] = "Chunks, and `[DONE]` behind the last."
+            told["content"] = {STREAM[0]: _chunks(answer, dialect, made)}
     elif answer.media_types == JSON and answer.shape != dict[str, Any]:
         told["description"] = in_words(getattr(answer.shape, "__origin__", answer.shape).__doc__).partition("\n")[0]
         content = {"schema": made.told(answer.shape), "example": told_example(answer.shape)}
@@ -221,6 +224,21 @@ def _event(kind: Any, answer: Answer, made: Components) -> Schema:
     }
 
 
+def _chunks(answer: Answer, dialect: Dialect, made: Components) -> Schema:
+    """A stream whose events have no names."""
+    failed = {"allOf": [made.told(dialect.shape), _with_code(answer.told, dialect, dialect.code_at)]}
+    kinds = [
+        {"type": "string", "contentMediaType": JSON[0], "contentSchema": schema}
+        for schema in (made.told(answer.shape), failed)
+    ]
+    data = {"anyOf": [*kinds, {"const": "[DONE]"}]}
+    example = {"data": msgspec.json.encode(told_example(answer.shape)).decode()}
+    return {
+        "schema": {"type": "object", "properties": {"data": data}, "required": ["data"]},
+        "examples": {"chunk": {"value": example}, "end": {"value": {"data": "[DONE]"}}},
+    }
+
+
 def _framed(number: int, name: str, data: Any) -> Schema:
     return {"id": f"7f3e0a91bc-{number}", "event": name, "data": msgspec.json.encode(data).decode()}
 
@@ -229,7 +247,7 @@ def _error_answer(kinds: Kinds, dialect: Dialect, made: Components, sometimes: I
     """The errors of one status, by code."""
     headers = [frozenset(error_headers(kind)) for kind in kinds]
     possible = [header for kind in kinds for header in possible_headers(kind)]
-    always = (parameters.CORRELATION, *frozenset.intersection(*headers))
+    always = (*dialect.headers, *frozenset.intersection(*headers))
     lines = [f"`{dialect.code(kind)}`: {in_words(kind.__doc__).partition(chr(10))[0]}" for kind in kinds]
     return {
         "description": "\n\n".join(dict.fromkeys(lines)),

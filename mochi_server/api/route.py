@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mochi_server.api.answers import ErrorAnswer, Failure
-from mochi_server.api.parameters import ALLOW, ETAG, RETRY_AFTER, Parameter
+from mochi_server.api.openai_errors import Envelope, code_of, envelope, status_of
+from mochi_server.api.parameters import ALLOW, CORRELATION, ETAG, REQUEST_ID, RETRY_AFTER, SHOULD_RETRY, Parameter
 from mochi_server.domain.events import ErrorEvent
 from mochi_server.errors import (
     PASSING,
@@ -17,6 +18,8 @@ from mochi_server.errors import (
     MethodNotAllowed,
     MisdirectedHost,
     MochiError,
+    ReplyStopped,
+    Retold,
     RevisionConflict,
     UnsupportedMediaType,
 )
@@ -35,14 +38,16 @@ EVERYWHERE: Kinds = (MisdirectedHost, ForbiddenOrigin, UnsupportedMediaType, Int
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One way in which a route answers when it does what was asked.
 
-    `shape` is the type of the body, of a stream the union of its events; None where there is no body. `told` is what
-    may go wrong once the answer is on its way: a stream's `error` event tells of it, or an error with its headers.
+    `shape` is the type of the body, of a stream that of its events, or the union of those that have names; None where
+    there is no body. `told` is what may go wrong once the answer is on its way: a stream's last but one event tells of
+    it, or an error with its headers.
     """
 
     shape: Any = None
     status: int = 200
     media_types: tuple[str, ...] = JSON
     headers: tuple[Parameter, ...] = ()
+    sometimes: tuple[Parameter, ...] = ()
     told: Kinds = ()
 
     @property
@@ -52,13 +57,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """How errors are told: in which shape, under which status and code, and where in the shape the code stands."""
+    """How a part of the API speaks: the shape of its errors, their status and code and where the code stands in the
+    shape, and the headers of all its answers.
+    """
 
     shape: type[msgspec.Struct]
     status: Callable[[type[MochiError]], int]
     code: Callable[[type[MochiError]], str]
     code_at: tuple[str, ...]
     example: Callable[[ErrorEvent], msgspec.Struct]
+    headers: tuple[Parameter, ...] = (CORRELATION,)
 
 
 OURS = Dialect(
@@ -67,6 +75,15 @@ OURS = Dialect(
     code=lambda kind: kind.code,
     code_at=("detail", "error", "code"),
     example=lambda told: ErrorAnswer(Failure(told)),
+)
+
+OPENAI = Dialect(
+    shape=Envelope,
+    status=status_of,
+    code=code_of,
+    code_at=("error", "code"),
+    example=lambda told: envelope(Retold(told.code, told.message, told.details)),
+    headers=(CORRELATION, REQUEST_ID),
 )
 
 
@@ -106,6 +123,8 @@ def error_headers(kind: type[MochiError]) -> tuple[Parameter, ...]:
     """The headers that every error of this kind has, beside those of every answer."""
     if issubclass(kind, PASSING):
         return (RETRY_AFTER,)
+    if issubclass(kind, ReplyStopped):
+        return (SHOULD_RETRY,)
     return (ALLOW,) if issubclass(kind, MethodNotAllowed) else ()
 
 

@@ -9,9 +9,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from mochi_server import errors
-from mochi_server.api import answers, chat, docs, health, images, models, prompts, sessions, shapes
+from mochi_server.api import answers, chat, docs, health, images, models, openai, prompts, sessions, shapes
 from mochi_server.api import parameters as p
-from mochi_server.api.route import HTML, STREAM, Answer, Handler, Kinds, Route
+from mochi_server.api.openai_answer import Chunk, Completion
+from mochi_server.api.openai_shapes import ChatCompletion
+from mochi_server.api.route import HTML, OPENAI, STREAM, Answer, Handler, Kinds, Route
 from mochi_server.chat.generations import Stopped
 from mochi_server.domain.events import Event
 from mochi_server.domain.images import MEDIA_TYPES
@@ -32,6 +34,7 @@ OLLAMA: Kinds = (
 LOADING: Kinds = (errors.SessionNotFound, errors.SessionDamaged, errors.StorageUnavailable)
 LISTING: Kinds = (errors.ValidationFailed, errors.StorageUnavailable)
 MODEL_CHOOSING: Kinds = (errors.ModelNotFound, *OLLAMA)
+MODEL_READING: Kinds = (errors.ModelPathNotFound, *OLLAMA)
 CHANGING: Kinds = (errors.RevisionConflict, *MODEL_CHOOSING, *LOADING, *DISK, *BODY)
 MAKING: Kinds = (errors.PromptNotFound, errors.SessionExists, *MODEL_CHOOSING, errors.RevisionConflict, *DISK, *BODY)
 FREE: Kinds = (errors.SessionBusy, errors.ShuttingDown)
@@ -77,6 +80,13 @@ REPLY = (Answer(shape=answers.WholeReply[AssistantMessage], headers=(p.ETAG, p.S
 EVENTS = (Answer(shape=Event, media_types=STREAM, headers=(p.ETAG, p.SESSION), told=REPLYING),)
 HEARD = (*EVENTS, Answer(status=204))
 STOPPED = (Answer(shape=Stopped, headers=(p.ETAG,)),)
+KEPT_REPLY = (p.ETAG, p.SESSION, p.MESSAGE)
+COMPLETION = (
+    Answer(shape=Completion, sometimes=KEPT_REPLY, told=(*REPLYING, errors.ReplyStopped)),
+    Answer(shape=Chunk, media_types=STREAM, sometimes=KEPT_REPLY[:2], told=(*REPLYING, errors.ReplyStopped)),
+)
+CARDS = (Answer(shape=openai.ModelCards),)
+CARD = (Answer(shape=openai.ModelCard),)
 IMAGE = (Answer(shape=bytes, media_types=MEDIA_TYPES, headers=(p.CONTENT_ETAG, p.CACHE_CONTROL)),)
 GONE = (Answer(status=204),)
 KEPT = Answer(status=304, headers=(p.CONTENT_ETAG, p.CACHE_CONTROL))
@@ -86,6 +96,7 @@ DOCS = (Answer(shape=str, media_types=HTML, headers=(*KEPT.headers, p.CONTENT_PO
 MATCH = (p.IF_MATCH,)
 KEYED = (p.IDEMPOTENCY_KEY,)
 MATCH_KEYED = (*MATCH, *KEYED)
+IN_SESSION = (p.IN_SESSION, *MATCH_KEYED)
 KNOWN = (p.IF_NONE_MATCH,)
 
 MODEL_NAMED = "/api/v1/models/{name:path}"
@@ -103,7 +114,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/health", health.health, "Health", HEALTH, keyless=True),
     Route("GET", "/api/v1/health/ready", health.ready, "Health", READY, keyless=True),
     Route("GET", "/api/v1/models", models.list_models, "Models", MODEL_LIST, OLLAMA),
-    Route("GET", MODEL_NAMED, models.read_model, "Models", MODEL, (errors.ModelPathNotFound, *OLLAMA)),
+    Route("GET", MODEL_NAMED, models.read_model, "Models", MODEL, MODEL_READING),
     Route("POST", SESSIONS, sessions.create, "Sessions", MADE, MAKING, shapes.CreateSession, body_optional=True),
     Route("GET", SESSIONS, sessions.list_sessions, "Sessions", PAGE, LISTING, query=p.PAGE),
     Route("GET", SESSION, sessions.read, "Sessions", WHOLE_SESSION, LOADING),
@@ -129,6 +140,13 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{CHAT}/stream", chat.listen, "Chat", HEARD, LISTENING, None, (p.LAST_EVENT_ID,), (p.AFTER,)),
     Route("POST", f"{CHAT}/stop", chat.stop, "Chat", STOPPED, STOPPING, shapes.StopRequest, MATCH, body_optional=True),
     Route("GET", "/api/v1/images/{sha256}", images.read, "Images", IMAGE, IMAGE_READING),
+    Route(
+        *("POST", "/v1/chat/completions", openai.chat_completions, "OpenAI", COMPLETION, SENDING, ChatCompletion),
+        headers=IN_SESSION,
+        dialect=OPENAI,
+    ),
+    Route("GET", "/v1/models", openai.list_models, "OpenAI", CARDS, OLLAMA, dialect=OPENAI),
+    Route("GET", "/v1/models/{name:path}", openai.read_model, "OpenAI", CARD, MODEL_READING, dialect=OPENAI),
     Route("GET", "/openapi.json", docs.openapi, "This document", DOCUMENT, headers=KNOWN, keyless=True),
     Route("GET", "/docs", docs.page, "This document", DOCS, headers=KNOWN, keyless=True),
 )
@@ -168,4 +186,6 @@ def _route(path: str, methods: Methods) -> StarletteRoute:
 
 async def nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Every other path."""
-    raise errors.NotFound("There is nothing at this path. The API lies under /api/v1.")
+    raise errors.NotFound(
+        "There is nothing at this path. The API lies under /api/v1, what OpenAI's clients need under /v1."
+    )

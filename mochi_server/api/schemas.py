@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -35,29 +35,32 @@ class Components:
 
     def sent(self, kind: Any) -> Schema:
         """The schema of what clients send."""
-        return self._schema(kind, ())
+        return self._schema(kind, told=False)
 
     def told(self, kind: Any) -> Schema:
         """The schema of what clients are sent: all of a Struct's fields are there, unless it leaves some out."""
-        return self._schema(kind, _structs(kind, set()))
+        return self._schema(kind, told=True)
 
-    def _schema(self, kind: Any, whole: Iterable[type[msgspec.Struct]]) -> Schema:
-        (schema,), components = msgspec.json.schema_components((kind,), ref_template=f"{_PLACE}{{name}}")
-        for struct in whole:
-            for name, component in components.items():
-                if _plain(name) == struct.__name__:
-                    _require_all(component, struct)
+    def _schema(self, kind: Any, *, told: bool) -> Schema:
+        schemas, components = msgspec.json.schema_components((kind,), ref_template=f"{_PLACE}{{name}}")
+        structs = {struct.__name__: struct for struct in _structs(kind, set())}
+        names = {name: _name(structs[name.partition("_")[0]]) for name in components}
         for name, component in components.items():
-            cleaned = _cleaned(component)
-            if self.schemas.setdefault(_plain(name), cleaned) != cleaned:
-                raise RuntimeError(f"two types are called {_plain(name)}, or one is both sent and told")
-        cleaned_schema: Schema = _cleaned(schema)
-        return cleaned_schema
+            if told:
+                _require_all(component, structs[name.partition("_")[0]])
+            cleaned = _cleaned(component, names)
+            if self.schemas.setdefault(names[name], cleaned) != cleaned:
+                raise RuntimeError(f"two types are called {names[name]}, or one is both sent and told")
+        schema: Schema = _cleaned(schemas[0], names)
+        return schema
 
 
-def _plain(name: str) -> str:
-    """A component's name without what its type takes in brackets."""
-    return name.partition("_")[0]
+def _name(struct: type[msgspec.Struct]) -> str:
+    """A type's name in the document: what speaks as OpenAI does has its types apart."""
+    module = struct.__module__.rpartition(".")[2]
+    if module == "openai_shapes":
+        return f"OpenAIRequest{struct.__name__}"
+    return f"OpenAI{struct.__name__}" if module.startswith("openai") else struct.__name__
 
 
 def _require_all(component: Schema, struct: type[msgspec.Struct]) -> None:
@@ -87,15 +90,17 @@ def _structs(kind: Any, seen: set[Any]) -> Iterator[type[msgspec.Struct]]:
         yield from _structs(inner, seen)
 
 
-def _cleaned(value: Any) -> Any:
-    """A part of a schema without Python's words and names in it."""
+def _cleaned(value: Any, names: Mapping[str, str]) -> Any:
+    """A part of a schema without Python's words in it, its references under the names of the document."""
     if isinstance(value, list):
-        return [_cleaned(one) for one in value]
+        return [_cleaned(one, names) for one in value]
     if isinstance(value, str) and value.startswith(_PLACE):
-        return _PLACE + _plain(value.removeprefix(_PLACE))
+        return _PLACE + names[value.removeprefix(_PLACE)]
     if not isinstance(value, dict):
         return value
-    cleaned = {name: _cleaned(part) for name, part in value.items() if name != "title" or not isinstance(part, str)}
+    cleaned = {
+        name: _cleaned(part, names) for name, part in value.items() if name != "title" or not isinstance(part, str)
+    }
     if isinstance(text := cleaned.get("description"), str):
         cleaned["description"] = in_words(text)
     if isinstance(properties := cleaned.get("properties"), dict):

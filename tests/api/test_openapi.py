@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mochi_server import __version__, errors
 from mochi_server.api.examples import told_example
+from mochi_server.api.openai_errors import code_of
 from mochi_server.api.route import STREAM
 from mochi_server.api.routes import ROUTES
 from mochi_server.api.schemas import Components
@@ -63,27 +64,23 @@ def test_every_route_is_in_it_and_nothing_else() -> None:
 
 
 def test_every_error_is_in_it_under_its_status() -> None:
-    told = {
-        (code, status)
-        for name in NAMES
-        for status, answer in said(name)["responses"].items()
-        if "application/json" in resolved(answer).get("content", {})
-        for code in codes(resolved(answer))
-        if code in {kind.code for kind in errors.kinds()}
-    }
-    told |= {("not_found", "404"), ("method_not_allowed", "405")}
-    kinds = set(errors.kinds()) - {errors.Retold}
-    assert told == {(kind.code, str(kind.status)) for kind in kinds}
+    told: set[type[errors.MochiError]] = {errors.NotFound, errors.MethodNotAllowed}
+    for route in ROUTES:
+        answers = said(f"{route.method} {route.shown_path}")["responses"]
+        for kind in route.all_errors:
+            assert route.dialect.code(kind) in codes(resolved(answers[str(route.dialect.status(kind))]))
+        told.update(route.all_errors)
+    assert told == set(errors.kinds()) - {errors.Retold}
     elsewhere = DOCUMENT["components"]["responses"]
     assert codes(elsewhere["NotFound"]) + codes(elsewhere["MethodNotAllowed"]) == ["not_found", "method_not_allowed"]
 
 
 def test_every_event_of_every_stream_is_in_it() -> None:
     streams = [
-        answer["content"][STREAM[0]]["schema"]["oneOf"]
+        schema["oneOf"]
         for name in NAMES
         for answer in map(resolved, said(name)["responses"].values())
-        if STREAM[0] in answer.get("content", {})
+        if STREAM[0] in answer.get("content", {}) and "oneOf" in (schema := answer["content"][STREAM[0]]["schema"])
     ]
     assert len(streams) == 3
     for stream in streams:
@@ -133,17 +130,15 @@ def test_the_examples_of_events_are_of_their_own_schemas() -> None:
 
 @pytest.mark.parametrize("kind", [k for k in errors.kinds() if k is not errors.Retold], ids=lambda kind: kind.__name__)
 def test_the_example_of_an_error_is_a_whole_one(kind: type[errors.MochiError]) -> None:
-    example = DOCUMENT["components"]["examples"][f"ErrorAnswer.{kind.code}"]["value"]
-    check_value(example, {"$ref": "#/components/schemas/ErrorAnswer"})
-    assert example["detail"]["error"]["code"] == kind.code
-
-
-@pytest.mark.parametrize("route", ROUTES, ids=NAMES)
-def test_no_error_is_told_of_that_its_own_status_does_not_allow(route: Any) -> None:
-    for status, answer in said(f"{route.method} {route.shown_path}")["responses"].items():
-        for kind in route.all_errors:
-            if str(route.dialect.status(kind)) == status:
-                assert route.dialect.code(kind) in codes(resolved(answer))
+    examples = DOCUMENT["components"]["examples"]
+    ours, openais = (examples.get(name) for name in (f"ErrorAnswer.{kind.code}", f"Envelope.{code_of(kind)}"))
+    assert ours or openais
+    if ours:
+        check_value(ours["value"], {"$ref": "#/components/schemas/ErrorAnswer"})
+        assert ours["value"]["detail"]["error"]["code"] == kind.code
+    if openais:
+        check_value(openais["value"], {"$ref": "#/components/schemas/OpenAIEnvelope"})
+        assert openais["value"]["error"]["code"] == code_of(kind)
 
 
 def test_what_clients_are_told_has_no_python_in_it() -> None:
@@ -213,3 +208,14 @@ def test_an_answer_that_the_table_does_not_tell_of_fails_whatever_test_gets_it()
     with pytest.raises(AssertionError, match="without ETag"):
         check_documented(answered("GET", "/api/v1/sessions/0123456789", 200, {}))
     check_documented(answered("GET", "/api/v1/sessions/0123456789", 200, {}, ETag='"0123456789abcdef"'))
+
+
+def test_the_chunks_that_openais_clients_get_are_of_the_schema_in_the_document(shared: Server) -> None:
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    kept = {"X-Session-Id": shared.new_session()}
+    for more, headers in (({}, {}), ({"stream_options": {"include_usage": True}}, kept)):
+        answer = shared.client.post("/v1/chat/completions", json={**asked, **more}, headers=headers)
+        *chunks, end = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert end == "[DONE]"
+        for chunk in chunks:
+            check_value(json.loads(chunk), {"$ref": "#/components/schemas/OpenAIChunk", "unevaluatedProperties": False})
