@@ -10,7 +10,7 @@ from mochi_server.api.http import correlation_id, json_response, read_json, stat
 from mochi_server.api.openai_answer import Chunks, completion, head, whole_reply
 from mochi_server.api.openai_request import ask_for
 from mochi_server.api.openai_shapes import ChatCompletion
-from mochi_server.api.preconditions import idempotency_key, if_match
+from mochi_server.api.preconditions import checked_key, idempotency_key, if_match, refuse_if_match
 from mochi_server.api.replies import session_headers, whole
 from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Listener
@@ -39,16 +39,19 @@ async def chat_completions(request: Request) -> Response:
     """The answer to the conversation in the request; with `X-Session-Id` to what it adds to that session's."""
     asked = await read_json(request, ChatCompletion)
     session_id = request.headers.get("x-session-id")
+    revisions, key_sent = if_match(request), checked_key(request)
+    if session_id is None:
+        refuse_if_match(request, "Without X-Session-Id nothing is kept, and nothing has a revision.")
     ask = await ask_for(request, asked, in_session=session_id is not None)
     parts, correlation = state(request), correlation_id(request.scope)
     if session_id is None:
         listener = await parts["generations"].send_unkept(ask, correlation)
     else:
         key: Key | None = None
-        if "idempotency-key" in request.headers:
+        if key_sent is not None:
             # A body with images is large: its digest takes a while.
             key = await parts["store"].threads.run(idempotency_key, request, session_id, asked)
-        listener = await parts["generations"].send(session_id, ask, correlation, if_match(request), key)
+        listener = await parts["generations"].send(session_id, ask, correlation, revisions, key)
     return await (_streamed if asked.stream else _whole)(request, asked, listener, kept=session_id is not None)
 
 

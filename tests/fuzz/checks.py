@@ -13,6 +13,7 @@ from tests.documented import check_value, documented_events, the_document
 _NO_SCHEMA_SAYS = re.compile(
     r"`\S+` (?:may|must) be .*a whole number .*, not a number with a fraction or an exponent"
     r"|`message` must not be empty|`images` go with a `message`|`images\[\d+\]` |`format(?:\.\S+)?` "
+    r"|`messages\[\d+\]\S+` |No tool was called before"
     r"|Say the system prompt's text|cursor: |(?:after|Last-Event-ID): the reply has no event"
 )
 
@@ -26,7 +27,8 @@ def what_the_document_allows_is_not_called_malformed(
         return
     if not _is_as_documented(case):
         return
-    error = response.json()["detail"]["error"]
+    body = response.json()
+    error = body.get("detail", body)["error"]
     malformed = error["code"] in {"invalid_json", "validation_error"}
     assert not malformed or _NO_SCHEMA_SAYS.match(error["message"]), error["message"]
 
