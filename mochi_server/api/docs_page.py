@@ -107,7 +107,8 @@ def _begin(document: Schema) -> str:
         for one in schemes
     )
     return f"""<p>Requests and answers are JSON in UTF-8; a request with a body says
-<code>Content-Type: application/json</code>. A field that is not known is refused, by name.</p>
+<code>Content-Type: application/json</code>. A field that is not known is refused, by name;
+below <code>/v1</code> it is ignored.</p>
 <p>Where the server has API keys, send one as {keys}. Health and these pages need none.</p>
 <p>Every answer has <code>X-Correlation-Id</code>: the id under which the server's log has the request. It is the
 request's own, where that has one of 1 to 128 letters, digits, dots, dashes and underscores.</p>
@@ -171,7 +172,7 @@ def _parameters(parameters: Iterable[Schema]) -> str:
 
 def _answer(status: str, told: Schema) -> str:
     contents: dict[str, Schema] = told.get("content", {})
-    what = " Or: ".join(_content(kind, body) for kind, body in contents.items() if _content(kind, body))
+    what = "; or ".join(_content(kind, body) for kind, body in contents.items() if _content(kind, body))
     headers = [name for name in told["headers"] if name not in _EVERYWHERE]
     with_headers = f" With {', '.join(f'<code>{escape(name)}</code>' for name in headers)}." if headers else ""
     example = ""
@@ -189,9 +190,9 @@ def _content(media_type: str, body: Schema) -> str:
     if media_type != "text/event-stream":
         return ""
     if "oneOf" in body["schema"]:
-        return 'A stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
+        return 'a stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
     chunk, *_ = body["schema"]["properties"]["data"]["anyOf"]
-    return f"A stream of {_kind(chunk['contentSchema'])}, and <code>[DONE]</code> behind the last."
+    return f"a stream of {_kind(chunk['contentSchema'])}, and <code>[DONE]</code> behind the last."
 
 
 def _curl(address: str, method: str, path: str, operation: Schema) -> str:
