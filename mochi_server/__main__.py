@@ -21,6 +21,7 @@ try:
     from mochi_server.command_line import read_settings
     from mochi_server.errors import MochiError
     from mochi_server.observability.logs import configure
+    from mochi_server.observability.metrics import Metrics
     from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
     from mochi_server.store.prompts import check_folder
@@ -113,13 +114,14 @@ def _run(arguments: Sequence[str]) -> None:
         if settings.require_model:
             _require_model(settings)
         listener = _listen(settings)
-        store = _take_folder(settings)
+        metrics = Metrics()
+        store = _take_folder(settings, metrics)
         _check_prompts_folder(settings)
     except SettingsError as error:
         print(f"mochi-server: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
     configure(settings.log_level, settings.log_format or ("console" if sys.stderr.isatty() else "json"))
-    Server(_config(settings, store), settings, _address(settings, listener)).run(sockets=[listener])
+    Server(_config(settings, store, metrics), settings, _address(settings, listener)).run(sockets=[listener])
 
 
 def _require_model(settings: Settings) -> None:
@@ -164,9 +166,9 @@ def _notice_dead_peers(listener: socket.socket) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _take_folder(settings: Settings) -> SessionStore:
+def _take_folder(settings: Settings, metrics: Metrics) -> SessionStore:
     with _told(settings, "sessions", settings.sessions_dir, "--sessions-dir"):
-        store = SessionStore(settings.sessions_folder)
+        store = SessionStore(settings.sessions_folder, metrics)
         store.take()
     return store
 
@@ -194,9 +196,9 @@ def _told(settings: Settings, what: str, folder: str, flag: str) -> Iterator[Non
     raise SettingsError(f"the {what} folder {shown!r} {reason}; choose another with --data-dir or {flag}")
 
 
-def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
+def _config(settings: Settings, store: SessionStore, metrics: Metrics) -> uvicorn.Config:
     config = uvicorn.Config(
-        create_app(settings, store),
+        create_app(settings, store, metrics),
         http="httptools",
         ws="none",
         lifespan="on",

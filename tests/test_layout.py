@@ -34,6 +34,8 @@ RESERVED = {
     "ollama": {"ollama"},
     "httpx": {"ollama"},
     "httptools": {"ollama"},
+    "structlog": {"observability"},
+    "prometheus_client": {"observability"},
 }
 
 MOST_LINES = 400

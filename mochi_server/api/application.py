@@ -11,13 +11,14 @@ from mochi_server.api.edge import Edge
 from mochi_server.api.http import State
 from mochi_server.api.routes import nothing_here, routes
 from mochi_server.api.security import Security
+from mochi_server.observability.metrics import Metrics
 from mochi_server.settings import Settings
 
 Application = ASGIApp
 
 
 def application(
-    settings: Settings, lifespan: Callable[[Application], AbstractAsyncContextManager[State]]
+    settings: Settings, lifespan: Callable[[Application], AbstractAsyncContextManager[State]], metrics: Metrics
 ) -> Application:
     """All that speaks HTTP, with the parts that `lifespan` yields at hand.
 
@@ -30,4 +31,4 @@ def application(
     guarded = Security(
         router, bound_host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin
     )
-    return Edge(guarded)
+    return Edge(guarded, metrics)

@@ -18,6 +18,7 @@ from mochi_server.errors import (
     PayloadTooLarge,
     ValidationFailed,
 )
+from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.settings import Settings
@@ -42,6 +43,7 @@ class State(TypedDict):
     ollama: OllamaClient
     catalog: Catalog
     generations: Generations
+    metrics: Metrics
 
 
 def state(request: Request) -> State:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mochi_server.api import chat, health, images, models, prompts, sessions
+from mochi_server.api import chat, health, images, metrics, models, prompts, sessions
 from mochi_server.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -45,6 +45,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v1/chat/{session_id}/stream", chat.listen),
     ("POST", "/api/v1/chat/{session_id}/stop", chat.stop),
     ("GET", "/api/v1/images/{sha256}", images.read),
+    ("GET", "/metrics", metrics.read),
 )
 
 

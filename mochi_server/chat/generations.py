@@ -11,6 +11,7 @@ import anyio
 import msgspec
 
 from mochi_server.chat.admission import Admission
+from mochi_server.chat.ended import tell
 from mochi_server.chat.generation import Generation, Listener, Outcome, StopReason
 from mochi_server.chat.images import SightUnknown, check_shown, check_sight, to_be_shown
 from mochi_server.chat.joining import Joining
@@ -32,6 +33,7 @@ from mochi_server.errors import (
     ShuttingDown,
 )
 from mochi_server.observability.logs import log_exception
+from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.store.files import storage_error
@@ -68,12 +70,14 @@ class Generations:
         admission: Admission,
         limits: ReplyLimits,
         grace: float,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._ollama = ollama
         self._catalog = catalog
         self._limits = limits
         self._grace = grace
+        self._metrics = metrics
         self._unsettled = Unsettled(store)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -328,6 +332,7 @@ class Generations:
         await self._upkeep.end(generation, outcome, last)
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
+        tell(generation, turn.model, outcome, self._metrics)
         generation.finish(outcome, last)
         self._catalog.refresh_soon()
 
