@@ -39,7 +39,7 @@ _KNOWN = ("uvicorn", "asyncio", "sse_starlette", "httpx")
 """Libraries of whose texts it is known which part was written by their authors."""
 
 _WORD = re.compile(r"[\w./:+-]+\Z", re.ASCII)
-_CONVERSION = re.compile(r"%[^a-zA-Z%]*[a-zA-Z%]")
+_CONVERSION = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*[a-zA-Z%]")
 _FIRST_WORDS = re.compile(r"[\w .,!?/-]*", re.ASCII)
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
@@ -158,7 +158,9 @@ class _Libraries(logging.Handler):
         if record.exc_info and (error := record.exc_info[1]) is not None:
             fields |= {"error": type(error), "stack": stack(error)}
         level = max(min(record.levelno // 10 * 10, logging.CRITICAL), logging.DEBUG)
-        _lines(record.name).log(level, _authors_words(record), **fields)
+        # Named by a module as a rule: another name may be anything.
+        name = record.name if record.name.partition(".")[0] in sys.modules else "a library"
+        _lines(name).log(level, _authors_words(record), **fields)
 
 
 def _authors_words(record: logging.LogRecord) -> str:
