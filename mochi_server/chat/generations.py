@@ -332,9 +332,10 @@ class Generations:
         await self._upkeep.end(generation, outcome, last)
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
-        tell(generation, turn.model, outcome, self._metrics)
         generation.finish(outcome, last)
         self._catalog.refresh_soon()
+        # Nobody has heard the end yet: who has is to find it told.
+        tell(generation, turn.model, outcome, self._metrics)
 
     async def _begun(self, session_id: str) -> Generation | None:
         """The session's running reply. One whose question is being saved right now is as good as running."""

@@ -225,6 +225,10 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_an_answer(tmp_path: Path
     with Server(tmp_path, standin.url, through=("sh", "-c", 'exec "$@" 2>/dev/full', "sh")) as server:
         session = server.new_session()
         assert server.events(f"/chat/{session}/stream", {"message": "hi"})[-1].name == "done"
+        # What comes after a line happens, too.
+        metrics = server.client.get("/metrics").text
+        assert 'mochi_generations_total{outcome="complete"} 1.0' in metrics
+        assert 'route="/api/v1/sessions",status="2xx"} 1.0' in metrics
         assert server.stop() == 0
 
 
