@@ -1,9 +1,10 @@
-"""CPU time of the server for each relayed token, as a ratio to passing the upstream's bytes through unread.
+"""CPU time of the server for each relayed token, as a ratio to passing the upstream's bytes through unread; the same
+for OpenAI's chunks, as a ratio to our own events; and how long the first token of either takes.
 
-Usage: python -m benchmarks.relay [--streams 20] [--tokens 500] [--rate 50] [--repeat 5]
+Usage: python -m benchmarks.relay [--streams 20] [--tokens 500] [--rate 50] [--repeat 5] [--firsts 100]
 
-Both servers are measured in turn within one run, so that what else the machine does weighs on both alike. What a
-reply of one token costs is told apart from what each further token costs.
+All are measured in turn within one run, so that what else the machine does weighs on all alike. What a reply of one
+token costs is told apart from what each further token costs.
 """
 
 import argparse
@@ -24,6 +25,8 @@ import httpx
 import psutil
 
 READY_SECONDS = 20
+OPENAI_PATH = "/v1/chat/completions"
+FIRST_WORD = b'" w0'
 
 
 @contextmanager
@@ -104,6 +107,43 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
+async def first_token(port: int, path: str, body: bytes, header: str = "") -> float:
+    """Milliseconds from the request to the first word of the reply, which is then read to its end."""
+    began = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s"
+        b"Connection: close\r\n\r\n%s" % (path.encode(), len(body), header.encode(), body)
+    )
+    received = b""
+    while FIRST_WORD not in received:
+        data = await reader.read(65536)
+        if not data:
+            raise RuntimeError(f"the stream has no word: {received[-300:]!r}")
+        received += data
+    took = (time.perf_counter() - began) * 1000
+    while await reader.read(65536):
+        pass
+    writer.close()
+    return took
+
+
+def first_tokens(port: int, times: int) -> dict[str, float]:
+    """The median first token, in milliseconds, of one client: ours, OpenAI's in a session, and OpenAI's in none."""
+    session, other = new_session(port), new_session(port)
+    ours, openai = json.dumps(server_body(1)).encode(), json.dumps(openai_body(1)).encode()
+    ways = {
+        "ours": (f"/api/v1/chat/{session}/stream", ours, ""),
+        "OpenAI's, in a session": (OPENAI_PATH, openai, f"X-Session-Id: {other}\r\n"),
+        "OpenAI's, in none": (OPENAI_PATH, openai, ""),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(times):
+        for way, (path, body, header) in ways.items():
+            taken[way].append(asyncio.run(first_token(port, path, body, header)))
+    return {way: statistics.median(figures) for way, figures in taken.items()}
+
+
 class Target(NamedTuple):
     """A server to measure: its process, where its streams are, and how one is asked for and known to be whole."""
 
@@ -135,20 +175,27 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500)
     parser.add_argument("--rate", type=float, default=50, help="tokens a second of each stream; 0: as fast as they go")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--firsts", type=int, default=100, help="how many first tokens are timed, of each kind")
     asked = parser.parse_args()
-    with targets(asked) as (floor, server):
+    with targets(asked) as measured:
         rows: list[Row] = []
         for round_number in range(asked.repeat + 1):
-            low, high = turn_and_token(floor, asked.tokens), turn_and_token(server, asked.tokens)
-            if round_number:  # the first warms both up
-                rows.append(Row(low[1], high[1], high[1] / low[1], low[0], high[0]))
-            print(f"round {round_number}: floor {low[1]:.1f}, mochi-server {high[1]:.1f} us/token", file=sys.stderr)
+            low, high, openai = (turn_and_token(target, asked.tokens) for target in measured)
+            if round_number:  # the first warms all up
+                ratios = high[1] / low[1], openai[1] / high[1]
+                rows.append(Row(low[1], high[1], ratios[0], openai[1], ratios[1], low[0], high[0], openai[0]))
+            told = f"floor {low[1]:.1f}, mochi-server {high[1]:.1f}, as OpenAI's {openai[1]:.1f} us/token"
+            print(f"round {round_number}: {told}", file=sys.stderr)
+        firsts = first_tokens(measured[1].port, asked.firsts)
     report(rows, asked)
+    print(f"first token, one client, median of {asked.firsts}, ms:")
+    for way, figure in firsts.items():
+        print(f"{way:26}{figure:9.2f}")
 
 
 @contextmanager
-def targets(asked: argparse.Namespace) -> Iterator[tuple[Target, Target]]:
-    """The floor and the server, beside one upstream."""
+def targets(asked: argparse.Namespace) -> Iterator[tuple[Target, Target, Target]]:
+    """The floor and the server, by our events and by OpenAI's chunks, beside one upstream."""
     floor_port = free_port()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -168,6 +215,7 @@ def targets(asked: argparse.Namespace) -> Iterator[tuple[Target, Target]]:
         yield (
             Target(floor.pid, floor_port, ["/"] * asked.streams, floor_body, b'"done":true'),
             Target(server.pid, server_port, sessions, server_body, b"event: done"),
+            Target(server.pid, server_port, [OPENAI_PATH] * asked.streams, openai_body, b"data: [DONE]"),
         )
 
 
@@ -182,14 +230,23 @@ def server_body(tokens: int) -> object:
     return {"message": f"{tokens} words, please", "options": {"num_predict": tokens}}
 
 
+def openai_body(tokens: int) -> object:
+    """The same, as OpenAI's clients ask."""
+    message = {"role": "user", "content": f"{tokens} words, please"}
+    return {"model": "bench", "messages": [message], "max_completion_tokens": tokens, "stream": True}
+
+
 class Row(NamedTuple):
     """One round: microseconds of CPU."""
 
     floor_token: float
     server_token: float
     ratio: float
+    openai_token: float
+    openai_ratio: float
     floor_reply: float
     server_reply: float
+    openai_reply: float
 
 
 def report(rows: Sequence[Row], asked: argparse.Namespace) -> None:
@@ -198,8 +255,11 @@ def report(rows: Sequence[Row], asked: argparse.Namespace) -> None:
         "floor, us a token",
         "mochi-server, us a token",
         "ratio",
+        "as OpenAI's, us a token",
+        "OpenAI's over ours",
         "floor, us a reply",
         "mochi-server, us a reply",
+        "as OpenAI's, us a reply",
     )
     columns = dict(zip(titles, zip(*rows, strict=True), strict=True))
     print(f"{asked.streams} streams, {asked.tokens} tokens at {asked.rate:g}/s each, {len(rows)} rounds")

@@ -9,6 +9,7 @@ HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 TAGS = b'{"models":[{"name":"bench:latest","model":"bench:latest","digest":"0","size":1}]}'
+PS = b'{"models":[{"name":"bench:latest","model":"bench:latest","digest":"0","size":1,"context_length":4096}]}'
 MOST_TOKENS = 20_000
 NUM_PREDICT = re.compile(rb'"num_predict":\s*(\d+)')
 SHOW = b'{"capabilities":["completion"],"model_info":{}}'
@@ -41,7 +42,7 @@ async def serve(port: int, rate: float) -> None:
             if b"/api/chat" in head and asked:
                 await say(writer, int(asked[1]))
             else:
-                body = SHOW if b"/api/show" in head else TAGS
+                body = SHOW if b"/api/show" in head else PS if b"/api/ps" in head else TAGS
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
                 )

@@ -7,7 +7,7 @@
     │   ImageNotFound
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
     ├── SessionExists, PromptExists, SessionBusy, SessionDamaged                 what stands in the way
-    ├── RevisionConflict                                                         what has changed meanwhile
+    ├── RevisionConflict, ReplyStopped                                           what has changed meanwhile
     ├── NoGeneration, IdempotencyMismatch, IdempotencyExpired, QueueFull         which reply, and when
     ├── OllamaRejected, OllamaUnreachable, OllamaBusy, OllamaFailed, OllamaTimeout
     ├── StorageFull, StorageUnavailable
@@ -175,6 +175,18 @@ class RevisionConflict(MochiError):
     """`If-Match` names another revision than the session has."""
 
     code, status = "revision_conflict", 412
+
+
+class ReplyStopped(MochiError):
+    """Somebody stopped the reply, and who asked for it can be told so only by an error."""
+
+    code, status = "reply_stopped", 409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The reply was stopped before its end by another request. Ask again if you want it after all.",
+            headers={"x-should-retry": "false"},  # OpenAI's clients would ask again by themselves
+        )
 
 
 class NoGeneration(MochiError):

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_timeout: Seconds = 120
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31)] = 32 * 1024 * 1024
     max_message_chars: Annotated[int, Meta(ge=1, le=2**31)] = 1_000_000
+    max_request_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_request_chars: Annotated[int, Meta(ge=1, le=2**31)] = 4_000_000
     max_image_bytes: Annotated[int, Meta(ge=1024, le=2**31)] = 20 * 1024 * 1024
     on_disconnect: OnDisconnect = "cancel"
     max_reply_chars: Annotated[int, Meta(ge=1, le=2**31)] = 4_000_000
@@ -187,6 +189,16 @@ SETTINGS = (
     Setting(field="max_body_bytes", variable="MOCHI_MAX_BODY_BYTES", help="the largest request body, in bytes"),
     Setting(field="max_message_chars", variable="MOCHI_MAX_MESSAGE_CHARS", help="the longest message, in characters"),
     Setting(field="max_image_bytes", variable="MOCHI_MAX_IMAGE_BYTES", help="the largest image, in bytes"),
+    Setting(
+        field="max_request_messages",
+        variable="MOCHI_MAX_REQUEST_MESSAGES",
+        help="how many messages a request of an OpenAI client may have",
+    ),
+    Setting(
+        field="max_request_chars",
+        variable="MOCHI_MAX_REQUEST_CHARS",
+        help="how many characters the messages of such a request may have together",
+    ),
     Setting(
         field="on_disconnect",
         variable="MOCHI_ON_DISCONNECT",

@@ -191,9 +191,15 @@ class Server:
 
 
 def told(response: httpx.Response) -> tuple[int, str, dict[str, Any]]:
-    """Status, code and details of an error, checked for the one shape that errors have."""
+    """Status, code and details of an error, checked for the one shape that errors have, or for that of OpenAI's."""
     assert response.headers["content-type"] == "application/json"
     body = response.json()
+    if "x-request-id" in response.headers:  # as all below /v1 has it, and nothing else
+        assert set(body) == {"error"}
+        assert set(body["error"]) == {"message", "type", "param", "code"}
+        assert body["error"]["message"].strip()
+        assert response.headers["x-request-id"] == response.headers["x-correlation-id"]
+        return response.status_code, body["error"]["code"], {"param": body["error"]["param"]}
     assert set(body) == {"detail"}
     assert set(body["detail"]) == {"error"}
     error = body["detail"]["error"]

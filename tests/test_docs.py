@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import get_args
 
 import msgspec
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from mochi_server import errors
+from mochi_server.api import openai_shapes
+from mochi_server.api.openai_shapes import ASKING_FOR_NOTHING, ChatCompletion
 from mochi_server.api.routes import ROUTES
 from mochi_server.chat.generation import StopReason
 from mochi_server.domain import events, messages, session
@@ -19,6 +22,7 @@ API = (ROOT / "app_specs/http_api.md").read_text("utf-8")
 STORAGE = (ROOT / "app_specs/storage.md").read_text("utf-8")
 OBSERVABILITY = (ROOT / "app_specs/observability.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
+MESSAGES = "And of a message, all other fields (`name`, `reasoning`, ...) being ignored:"
 
 
 def section(title: str) -> str:
@@ -130,6 +134,30 @@ def test_every_metric_in_the_readme_is_one() -> None:
 def test_paths_in_the_readme_are_routes_or_files() -> None:
     patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path)) + r"\Z") for _, path, _ in ROUTES]
     for path in re.findall(r"http://127\.0\.0\.1:8000(/[\w/-]*)", README):
-        assert any(pattern.match(path) for pattern in patterns), f"the README calls {path}"
+        is_base = any(route.startswith(f"{path}/") for _, route, _ in ROUTES)
+        assert is_base or any(pattern.match(path) for pattern in patterns), f"the README calls {path}"
     for file in re.findall(r"\]\(([^)#:]+)\)|(?:^|\s)(scripts/[\w-]+)", README):
         assert (ROOT / (file[0] or file[1])).exists(), f"the README names {file}"
+
+
+def table_of(title: str) -> list[list[str]]:
+    """The rows of the README's table behind this line."""
+    _, found, rest = README.partition(f"\n{title}\n\n")
+    assert found, f"the README has no {title!r}"
+    return rows(rest.split("\n\n")[0])[1:]
+
+
+def test_every_field_of_openais_own_client_is_in_the_table_as_the_code_has_it() -> None:
+    verdicts = {row[0].strip("`"): row[1] for row in table_of("What each field of a request does:")}
+    known = {*CompletionCreateParamsBase.__annotations__, "stream"}
+    fields = set(ChatCompletion.__struct_fields__)
+    assert verdicts.keys() == known
+    assert {name for name, verdict in verdicts.items() if verdict != "ignored"} == fields
+    assert {name for name, verdict in verdicts.items() if verdict == "refused"} == set(ASKING_FOR_NOTHING)
+
+
+def test_every_role_and_every_kind_of_part_is_in_the_table_as_the_code_has_it() -> None:
+    supported = {row[0].strip("`") for row in table_of(MESSAGES) if row[1] == "supported"}
+    roles = {f"role: {kind.__struct_config__.tag}" for kind in get_args(openai_shapes.Message)}
+    parts = (openai_shapes.TextPart, openai_shapes.ImagePart, openai_shapes.RefusalPart)
+    assert supported == {*roles, *(f"content: {part.__struct_config__.tag}" for part in parts), "content", "tool_calls"}

@@ -2,7 +2,6 @@
 
 import re
 
-import anyio
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +11,10 @@ from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_
 from mochi_server.api.images import sent_images
 from mochi_server.api.new_session import check_length, new_session
 from mochi_server.api.preconditions import idempotency_key, if_match, refuse_if_match
+from mochi_server.api.replies import session_headers, whole
 from mochi_server.api.shapes import ChatRequest, CreateSession, FirstChatRequest, StopRequest
 from mochi_server.api.sse import EventStream
-from mochi_server.chat.generation import Listener, Outcome, complete_event
+from mochi_server.chat.generation import Listener, complete_event
 from mochi_server.chat.joining import Known
 from mochi_server.chat.prompt import Ask
 from mochi_server.chat.repeats import Key
@@ -121,7 +121,7 @@ async def _ask(request: Request, asked: ChatRequest) -> Ask:
         )
     return Ask(
         message=asked.message,
-        images=await sent_images(request, asked.images or ()),
+        images=await sent_images(request, {f"images[{n}]": text for n, text in enumerate(asked.images or ())}),
         think=asked.think,
         options=asked.options.values() if asked.options else {},
         format=asked.format,
@@ -133,20 +133,12 @@ async def _ask(request: Request, asked: ChatRequest) -> Ask:
 
 def _stream(request: Request, listener: Listener) -> Response:
     heartbeat = state(request)["settings"].heartbeat_seconds
-    return EventStream(listener, heartbeat, _headers(listener, listener.revision))
+    return EventStream(listener, heartbeat, session_headers(listener, listener.revision))
 
 
 async def _whole(request: Request, listener: Listener) -> Response:
-    """Wait for the reply's end. A client that leaves stops listening, as with a stream."""
-    outcome = Outcome()
-    try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(_until_gone, request, group.cancel_scope)
-            outcome = await listener.ended()
-            group.cancel_scope.cancel()
-    finally:
-        listener.close()
-    headers = _headers(listener, outcome.revision or listener.revision)
+    outcome = await whole(request, listener)
+    headers = session_headers(listener, outcome.revision or listener.revision)
     if outcome.failure is not None:
         outcome.failure.headers.update(headers)
         raise outcome.failure
@@ -160,14 +152,3 @@ async def _whole(request: Request, listener: Listener) -> Response:
         },
         headers=headers,
     )
-
-
-async def _until_gone(request: Request, waiting: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    waiting.cancel()
-
-
-def _headers(listener: Listener, revision: str) -> dict[str, str]:
-    """Which session it is, and its revision with what is saved by now."""
-    return {"X-Session-Id": listener.session_id, "ETag": f'"{revision}"'}

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mochi_server.api.http import CORRELATION_ID, error_response
+from mochi_server.api.openai_errors import is_openai
 from mochi_server.errors import InternalError, MochiError
 from mochi_server.observability.logs import correlate, log, log_exception
 from mochi_server.observability.metrics import UNMATCHED, Metrics
@@ -45,6 +46,8 @@ class Edge:
             (b"x-correlation-id", correlation.encode()),
             (b"x-content-type-options", b"nosniff"),
         ]
+        if is_openai(scope["path"]):
+            added.append((b"x-request-id", correlation.encode()))
         scope.update({CORRELATION_ID: correlation, HEAD_HEADERS: added, UNWRAPPED_SEND: send})
         status = 0
 
@@ -60,7 +63,7 @@ class Edge:
         except MochiError as error:
             if status:
                 raise  # too late to tell the client; a connection that breaks off says so
-            await error_response(error, correlation)(scope, receive, send_with_headers)
+            await error_response(error, scope)(scope, receive, send_with_headers)
         except asyncio.CancelledError:
             pass  # the server is ending and could not wait for it: that is no bug, and nobody waits for this task
         except ClientDisconnect:
@@ -68,7 +71,7 @@ class Edge:
         except Exception as error:  # noqa: BLE001 - a bug is told as one, without its stack
             log_exception(logger, error, correlation)
             if status == 0:
-                await error_response(InternalError(), correlation)(scope, receive, send_with_headers)
+                await error_response(InternalError(), scope)(scope, receive, send_with_headers)
         finally:
             self._tell(scope, status, time.monotonic() - began)
 

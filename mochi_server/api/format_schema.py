@@ -43,32 +43,35 @@ _NOUNS = {
 _one_at_a_time = anyio.CapacityLimiter(1)
 
 
-async def check_format(wanted: Format | None) -> None:
-    """Raise ValidationFailed for a schema that is none, with the place in it, or that is too large to tell."""
+async def check_format(wanted: Format | None, field: str = "format") -> None:
+    """Raise ValidationFailed for a schema that is none, with the place in it, or that is too large to tell.
+
+    `field` is what the request calls it.
+    """
     if not isinstance(wanted, dict):
         return
     if is_deeper_than(wanted, DEEPEST_SCHEMA):
         raise ValidationFailed(
-            f"`format` is nested more than {DEEPEST_SCHEMA} deep. Make it flatter.", {"path": "$.format"}
+            f"`{field}` is nested more than {DEEPEST_SCHEMA} deep. Make it flatter.", {"path": f"$.{field}"}
         )
-    _check_size(wanted)
-    await anyio.to_thread.run_sync(_check, wanted, limiter=_one_at_a_time)
+    _check_size(wanted, field)
+    await anyio.to_thread.run_sync(_check, wanted, field, limiter=_one_at_a_time)
 
 
-def _check_size(schema: dict[str, Any]) -> None:
+def _check_size(schema: dict[str, Any], field: str) -> None:
     nodes: list[Any] = [schema]
     count = 0
     while nodes:
         node = nodes.pop()
         count += len(node)
         if count > MOST_VALUES:
-            raise ValidationFailed(f"`format` has more than {MOST_VALUES} values. Send less.", {"path": "$.format"})
+            raise ValidationFailed(f"`{field}` has more than {MOST_VALUES} values. Send less.", {"path": f"$.{field}"})
         if isinstance(node, list) and len(node) > MOST_ITEMS:
-            raise ValidationFailed(f"`format` has more than {MOST_ITEMS} items in one array.", {"path": "$.format"})
+            raise ValidationFailed(f"`{field}` has more than {MOST_ITEMS} items in one array.", {"path": f"$.{field}"})
         nodes.extend(one for one in (node.values() if isinstance(node, dict) else node) if isinstance(one, dict | list))
 
 
-def _check(schema: dict[str, Any]) -> None:
+def _check(schema: dict[str, Any], field: str) -> None:
     """Raise ValidationFailed for what is no schema. Blocks."""
     draft = _draft(schema.get("$schema"))
     errors = list(draft(draft.META_SCHEMA).iter_errors(schema))
@@ -77,8 +80,8 @@ def _check(schema: dict[str, Any]) -> None:
     # The same one each time, from as far up as there is one.
     first = min(errors, key=lambda error: (len(error.absolute_path), _place(error)))
     error = _nearest(first)
-    place = _place(error)
-    raise ValidationFailed(f"`format` is no valid JSON Schema: `{place}` {_wrong(error)}.", {"path": f"$.{place}"})
+    place = field + _place(error)
+    raise ValidationFailed(f"`{field}` is no valid JSON Schema: `{place}` {_wrong(error)}.", {"path": f"$.{place}"})
 
 
 def _draft(named: Any) -> "type[Validator]":
@@ -146,8 +149,8 @@ def _either(choices: list[str]) -> str:
 
 
 def _place(error: "ValidationError") -> str:
-    """Where it is, such as `format.properties.city.type[1]`."""
-    place = "format"
+    """Where it is in the schema, such as `.properties.city.type[1]`."""
+    place = ""
     for step in error.absolute_path:
         if isinstance(step, int):
             place += f"[{step}]"

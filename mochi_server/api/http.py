@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mochi_server.api.openai_errors import envelope, is_openai, status_of
 from mochi_server.api.validation import invalid
 from mochi_server.chat.generations import Generations
 from mochi_server.domain.json_depth import DEEPEST_REQUEST, is_deeper_than
@@ -100,8 +101,11 @@ def etag(session: Session) -> dict[str, str]:
     return {"ETag": f'"{session.metadata.revision}"'}
 
 
-def error_response(error: MochiError, correlation: str) -> Response:
+def error_response(error: MochiError, scope: Scope) -> Response:
     """An error outside of a stream."""
+    if is_openai(scope["path"]):
+        return json_response(envelope(error), status_of(error), error.headers)
+    correlation = correlation_id(scope)
     told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": correlation}
     return json_response({"detail": {"error": told}}, error.status, error.headers)
 

@@ -2,7 +2,7 @@
 
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from urllib.parse import unquote
 
 from starlette.requests import Request
@@ -64,14 +64,17 @@ async def read(request: Request) -> Response:
     return ImageResponse(opened, store.threads, {"Cache-Control": _NEVER_CHANGES, "ETag": f'"{digest}"'})
 
 
-async def sent_images(request: Request, sent: Sequence[str]) -> tuple[Image, ...]:
-    """The images in a request. Raises ValidationFailed, PayloadTooLarge, which name the one that is wrong."""
+async def sent_images(request: Request, sent: Mapping[str, str]) -> tuple[Image, ...]:
+    """The images in a request, which has each in such a place.
+
+    Raises ValidationFailed, PayloadTooLarge, which name the place of the one that is wrong.
+    """
     parts = state(request)
     return await parts["store"].threads.run(_images, sent, parts["settings"].max_image_bytes) if sent else ()
 
 
-def _images(sent: Sequence[str], limit: int) -> tuple[Image, ...]:
-    return tuple(_image(text, f"images[{number}]", limit) for number, text in enumerate(sent))
+def _images(sent: Mapping[str, str], limit: int) -> tuple[Image, ...]:
+    return tuple(_image(text, place, limit) for place, text in sent.items())
 
 
 def _image(text: str, name: str, limit: int) -> Image:

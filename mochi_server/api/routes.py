@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mochi_server.api import chat, health, images, metrics, models, prompts, sessions
+from mochi_server.api import chat, health, images, metrics, models, openai, prompts, sessions
 from mochi_server.errors import MethodNotAllowed, NotFound
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -46,6 +46,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/api/v1/chat/{session_id}/stop", chat.stop),
     ("GET", "/api/v1/images/{sha256}", images.read),
     ("GET", "/metrics", metrics.read),
+    ("POST", "/v1/chat/completions", openai.chat_completions),
+    ("GET", "/v1/models", openai.list_models),
+    ("GET", "/v1/models/{name:path}", openai.read_model),
 )
 
 
@@ -83,4 +86,4 @@ def _route(path: str, methods: Methods) -> Route:
 
 async def nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     """Every other path."""
-    raise NotFound("There is nothing at this path. The API lies under /api/v1.")
+    raise NotFound("There is nothing at this path. The API lies under /api/v1, what OpenAI's clients need under /v1.")

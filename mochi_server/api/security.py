@@ -19,10 +19,16 @@ from mochi_server.settings import host_name, is_loopback
 _SHELL = re.compile(r"(?:app|tauri|vscode-webview)://[A-Za-z0-9._:-]*\Z", re.IGNORECASE)
 _SHELL_ORIGINS = ("http://tauri.localhost", "https://tauri.localhost")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_REQUEST_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-API-Key, X-Correlation-Id, X-Session-Id"
+_STAINLESS = (
+    *("Arch", "Async", "Custom-Poll-Interval", "Helper-Method", "Lang", "OS", "Package-Version", "Poll-Helper"),
+    *("Retry-Count", "Runtime", "Runtime-Version", "Timeout"),
 )
-_RESPONSE_HEADERS = "Allow, ETag, Location, Retry-After, X-Correlation-Id, X-Message-Id, X-Session-Id"
+_REQUEST_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, X-API-Key, X-Correlation-Id, X-Session-Id, "
+    # What OpenAI's client sends from within a page.
+    "OpenAI-Beta, OpenAI-Organization, OpenAI-Project, " + ", ".join(f"X-Stainless-{name}" for name in _STAINLESS)
+)
+_RESPONSE_HEADERS = "Allow, ETag, Location, Retry-After, X-Correlation-Id, X-Message-Id, X-Request-Id, X-Session-Id"
 _PREFLIGHT_SECONDS = 600
 
 

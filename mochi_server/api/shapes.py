@@ -17,7 +17,8 @@ Text = Annotated[str, Meta(min_length=1)]
 Sent = Annotated[str, Meta(description="a non-empty text")]
 """Empty only with images: `api/chat.py` looks."""
 
-Images = Annotated[list[str], Meta(max_length=16)]
+MOST_IMAGES = 16
+Images = Annotated[list[str], Meta(max_length=MOST_IMAGES)]
 PromptText = Annotated[str, Meta(min_length=1, max_length=LONGEST_PROMPT)]
 MessageLimit = Annotated[int, Meta(ge=1, le=1_000_000)] | Literal["fit"]
 KeepAlive = (

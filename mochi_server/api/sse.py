@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from typing import Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse
@@ -19,21 +20,43 @@ RETRY = b"retry: 1000\n"
 HEARTBEAT = b": keep-alive\n"
 
 
+class Framing(Protocol):
+    """How a reply's events look on the wire. What it gives may be empty."""
+
+    opening: bytes
+    """What comes before all events."""
+
+    async def begun(self) -> None:
+        """Wait until the answer may begin. Raises the MochiError that it is to be in place of a stream."""
+        ...
+
+    def frames(self, first: int, batch: list[Entry]) -> bytes:
+        """Consecutive events; `first` is the number of the first."""
+        ...
+
+    async def closing(self) -> bytes:
+        """What comes behind the last event."""
+        ...
+
+
 class EventStream(EventSourceResponse):
-    """A generation's events to one client.
+    """A generation's events to one client, framed as the documented events unless told otherwise.
 
     The tasks and the watch for a client that leaves are sse-starlette's. Its send loop is replaced: it takes a lock
     and a timer for each event and writes each by itself, which costs as much as all the rest of the relay. So is its
     ping, which shares that lock.
     """
 
-    def __init__(self, listener: Listener, heartbeat: float, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, listener: Listener, heartbeat: float, headers: Mapping[str, str], framing: Framing | None = None
+    ) -> None:
         super().__init__(
             iter(()),  # the events are sent by the loop below
             headers={"Content-Type": "text/event-stream", **headers},
             ping=heartbeat,
         )
         self._listener = listener
+        self._framing: Framing = framing or Events(listener)
         self._sending = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,18 +67,18 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
     async def _stream_response(self, send: Send) -> None:
+        framing, unwrapped = self._framing, self._unwrapped
+        await framing.begun()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        unwrapped = self._unwrapped
-        await unwrapped({"type": "http.response.body", "body": RETRY, "more_body": True})
-        generation_id = self._listener.generation_id.encode()
+        await unwrapped({"type": "http.response.body", "body": framing.opening, "more_body": True})
         self._sending = False
         async for first, batch in self._listener.batches():
-            body = frames(generation_id, first, batch)
-            self._sending = True
-            await unwrapped({"type": "http.response.body", "body": body, "more_body": True})
-            self._sending = False
+            if body := framing.frames(first, batch):
+                self._sending = True
+                await unwrapped({"type": "http.response.body", "body": body, "more_body": True})
+                self._sending = False
         self._sending = True
-        await unwrapped({"type": "http.response.body", "body": b"", "more_body": False})
+        await unwrapped({"type": "http.response.body", "body": await framing.closing(), "more_body": False})
 
     async def _ping(self, send: Send) -> None:
         """Say something while there is nothing to say.
@@ -69,11 +92,27 @@ class EventStream(EventSourceResponse):
                 await send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
 
 
-def frames(generation_id: bytes, first: int, batch: list[Entry]) -> bytes:
-    """Consecutive events as they stand in the stream; `first` is the number of the first."""
-    return b"".join(
-        [
-            b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (generation_id, number, entry.name.encode(), entry.data)
-            for number, entry in enumerate(batch, first)
-        ]
-    )
+class Events:
+    """The framing of the documented events."""
+
+    opening = RETRY
+
+    def __init__(self, listener: Listener) -> None:
+        self._generation_id = listener.generation_id.encode()
+
+    async def begun(self) -> None:
+        """As Framing has it: at once, so that waiting can be told."""
+
+    def frames(self, first: int, batch: list[Entry]) -> bytes:
+        """As Framing has it."""
+        generation_id = self._generation_id
+        return b"".join(
+            [
+                b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (generation_id, number, entry.name.encode(), entry.data)
+                for number, entry in enumerate(batch, first)
+            ]
+        )
+
+    async def closing(self) -> bytes:
+        """As Framing has it."""
+        return b""

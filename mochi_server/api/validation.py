@@ -60,7 +60,7 @@ def _wrong_name(how: str, path: str, field: str, shape: type[msgspec.Struct]) ->
     at = f"{path}.{field}"
     if how == "missing required":
         choice = _choice(_kinds_at(shape, at))
-        return ValidationFailed(f"{_subject(at)} is missing; it {choice}.", {"path": at})
+        return ValidationFailed(f"{_subject(at)} is missing{f'; it {choice}' if choice else ''}.", {"path": at})
     where = "here" if path == "$" else f"in {_subject(path)}"
     known = [f.encode_name for kind in _kinds_at(shape, path) for f in _fields(kind)]
     advice = _nearest(field, known) if known else ""

@@ -5,7 +5,7 @@ Whoever subscribes gets every event from the first one on, at their own pace; no
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Literal, Protocol
 
 import anyio
@@ -17,7 +17,7 @@ from mochi_server.domain.events import Done, Entry, ErrorEvent, Event, MessageCo
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.errors import MochiError
 from mochi_server.store.files import storage_error
-from mochi_server.store.journal import Journal
+from mochi_server.store.journal import Head
 
 OnDisconnect = Literal["cancel", "continue"]
 StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "length"]
@@ -35,6 +35,38 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool = True
 
 
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stop did; nulls where there was nothing to stop, or nothing to keep."""
+
+    stopped: bool
+    generation_id: str | None = None
+    message_id: str | None = None
+
+
+class Keeping(Protocol):
+    """Where a reply goes beside its listeners."""
+
+    def begin(self, head: Head) -> None:
+        """Keep what the reply is known by. Raises OSError."""
+        ...
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Keep events, before they are shown: all of them, or none. Raises OSError."""
+        ...
+
+    def read_image(self, reference: str) -> bytes | None:
+        """The bytes of an image that is shown for it; None where they are not there. Blocks. Raises OSError."""
+        ...
+
+    async def save(self, message: AssistantMessage, failure: MochiError | None) -> Outcome:
+        """Keep the message. `failure` is why it is not whole; how the reply ended is what comes of both."""
+        ...
+
+    async def end(self, outcome: Outcome, last: list[Entry]) -> None:
+        """Keep how it ended, and these last events. Raises nothing."""
+        ...
+
+
 class Generation:
     """A reply from its start to its `done`, owned by the application and not by the request that asked for it.
 
@@ -48,7 +80,7 @@ class Generation:
         session_id: str,
         parent_id: str,
         revision: str,
-        journal: Journal,
+        keeping: Keeping,
         ticket: Ticket,
         on_disconnect: OnDisconnect,
         correlation_id: str,
@@ -61,7 +93,7 @@ class Generation:
         """The user message that is answered."""
         self.revision = revision
         """The session's, with that message saved."""
-        self.journal = journal
+        self.keeping = keeping
         self.ticket = ticket
         """Its place in the queue, or at Ollama."""
         self.on_disconnect: OnDisconnect = on_disconnect
@@ -98,14 +130,14 @@ class Generation:
         return self.on_disconnect == "cancel" and self._listeners == 0
 
     def publish(self, events: list[Event]) -> None:
-        """Write the events to the journal, then log them and wake who waits for them.
+        """Keep the events, then log them and wake who waits for them.
 
-        Where the journal cannot be written the reply ends: nothing is shown that is not kept.
+        Where they cannot be kept the reply ends: nothing is shown that is not kept.
         """
         entries = [entry(event) for event in events]
         if self.failure is None:
             try:
-                self.journal.append(entries)
+                self.keeping.append(entries)
             except OSError as error:
                 self.failure = storage_error(error)
                 self.upstream.cancel()
@@ -131,7 +163,7 @@ class Generation:
         return [entry(event) for event in (*last, done)]
 
     def finish(self, outcome: Outcome, last: list[Entry]) -> None:
-        """Show the last events, which are in the journal already where it could be written."""
+        """Show the last events, which are kept already where that could be done."""
         self.outcome = outcome
         self._forget_leaving()
         self._show(last)
@@ -188,7 +220,7 @@ class Listener(Protocol):
     revision: str
     """The session's, as far as it was saved when the listening began."""
 
-    def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
+    def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
         """The events in order, each once: those that are ready together, with the sequence number of the first."""
         ...
 
@@ -212,7 +244,7 @@ class Subscription:
         self._seen = after
         self._open = True
 
-    async def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
+    async def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
         """As Listener has it. Who is slow is behind in the log, and nobody else is."""
         generation, seen = self._generation, self._seen
         while generation.running or seen < len(generation.log):
@@ -247,6 +279,9 @@ def complete_event(message: AssistantMessage) -> MessageComplete:
         status=message.status,
         stats=message.stats,
         context_window=context_window(message),
+        model_digest=message.model_digest,
+        options=message.options,
+        context=message.context,
     )
 
 

@@ -10,15 +10,17 @@ from contextlib import asynccontextmanager
 import anyio
 import msgspec
 
-from mochi_server.chat.admission import Admission
+from mochi_server.chat.admission import Admission, Ticket
 from mochi_server.chat.ended import tell
-from mochi_server.chat.generation import Generation, Listener, Outcome, StopReason
-from mochi_server.chat.images import SightUnknown, check_shown, check_sight, to_be_shown
+from mochi_server.chat.generation import Generation, Keeping, Listener, Outcome, Stopped, StopReason
+from mochi_server.chat.granting import check, demands_much
+from mochi_server.chat.images import SightUnknown, check_sight
 from mochi_server.chat.joining import Joining
+from mochi_server.chat.keeping import InSession, Nowhere
 from mochi_server.chat.phases import Phases
-from mochi_server.chat.prompt import Ask
+from mochi_server.chat.prompt import Ask, turned_to
 from mochi_server.chat.repeats import Key, Repeats
-from mochi_server.chat.start import Start, with_question
+from mochi_server.chat.start import Start, unkept_session, with_question
 from mochi_server.chat.turn import ReplyLimits, Turn
 from mochi_server.chat.unsettled import Unsettled
 from mochi_server.chat.upkeep import Upkeep
@@ -37,7 +39,7 @@ from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.store.files import storage_error
-from mochi_server.store.sessions import SessionStore
+from mochi_server.store.sessions import SessionStore, new_id
 from mochi_server.store.threads import to_its_end
 
 logger = logging.getLogger(__name__)
@@ -46,14 +48,6 @@ Expected = frozenset[str] | None
 """The revisions of which a session must be one; None where any will do."""
 
 Check = Callable[[Session], Session]
-
-
-class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stop did; nulls where there was nothing to stop, or nothing to keep."""
-
-    stopped: bool
-    generation_id: str | None = None
-    message_id: str | None = None
 
 
 class Generations:
@@ -139,16 +133,17 @@ class Generations:
         """Begin a reply in a session, the user's message durably saved before Ollama is asked.
 
         With a key that was used before: join the reply that it was used for. Raises what loading and saving raise,
-        and SessionBusy, EmptyHistory, CapabilityMissing, ImageNotFound, RevisionConflict, QueueFull, ShuttingDown,
-        IdempotencyMismatch, IdempotencyExpired.
+        and SessionBusy, EmptyHistory, ValidationFailed, ModelNotFound, CapabilityMissing, ImageNotFound,
+        RevisionConflict, QueueFull, ShuttingDown, IdempotencyMismatch, IdempotencyExpired.
         """
 
         async def begin() -> Listener:
             self.check_free(session_id)
             seeing: str | None = None
-            if ask.think or ask.images or self._catalog.restricted or session_id in self._running:
+            if demands_much(ask) or self._catalog.restricted or session_id in self._running:
                 # Before anything is held, or ended for it: a request that cannot be granted changes nothing.
-                seeing = await self._check(with_question(await self._store.load(session_id), ask), ask)
+                asked = with_question(await self._store.load(session_id), ask)
+                seeing = await check(asked, ask, self._catalog, self._store)
             while True:
                 try:
                     return await asked_of(seeing)
@@ -161,7 +156,7 @@ class Generations:
             changing, starting = self.changing(session_id, revisions), self._start(session_id, ask, key, seeing)
             async with changing as expected, starting as start:
                 asked = await self._store.update_held(session_id, lambda session: start.prepared(expected(session)))
-                return self._begin(start, asked, correlation_id)
+                return self._begin_kept(start, asked, correlation_id)
 
         if key is not None:
             await self._store.load(session_id)
@@ -181,12 +176,31 @@ class Generations:
             self._refuse_when_closing()
             if ask.message is None:
                 raise EmptyHistory("A session begins with a message. Send one in `message`.")
-            seeing = await self._check(with_question(session, ask), ask)
+            seeing = await check(with_question(session, ask), ask, self._catalog, self._store)
             async with self._start(session.metadata.session_id, ask, key, seeing) as start:
                 asked = await self._store.threads.run(start.prepared, session)
-                return self._begin(start, await self._store.create(asked), correlation_id)
+                return self._begin_kept(start, await self._store.create(asked), correlation_id)
 
         return await self._repeats.once(key, begin)
+
+    async def send_unkept(self, ask: Ask, correlation_id: str) -> Listener:
+        """Begin a reply in a session of this call's own, that is kept nowhere: it ends when its listener leaves.
+
+        Raises EmptyHistory, ModelNotFound, CapabilityMissing, QueueFull, ShuttingDown.
+        """
+        self._refuse_when_closing()
+        self._admission.check_room()
+        asked = turned_to(with_question(unkept_session(), ask), ask)
+        await check(asked, ask, self._catalog, self._store)
+        ticket = self._admission.ticket()
+        try:
+            turn = await self._store.threads.run(self._turn, asked, msgspec.structs.replace(ask, images=()))
+        except BaseException:
+            ticket.release()
+            raise
+        return self._begin(
+            turn, asked, ask, ticket, Nowhere(ask.images), correlation_id, generation_id=new_id(), grace=0
+        )
 
     def check_free(self, session_id: str) -> None:
         """Raise SessionBusy where `changing` would, ShuttingDown where it would."""
@@ -289,7 +303,7 @@ class Generations:
         return Turn(
             session,
             ask,
-            store=self._store,
+            threads=self._store.threads,
             ollama=self._ollama,
             catalog=self._catalog,
             windows=self.windows,
@@ -297,20 +311,44 @@ class Generations:
             limits=self._limits,
         )
 
-    def _begin(self, start: Start, session: Session, correlation_id: str) -> Listener:
-        session_id = session.metadata.session_id
+    def _begin_kept(self, start: Start, session: Session, correlation_id: str) -> Listener:
         turn, journal = start.ready()
-        generation = Generation(
+        keeping = InSession(session.metadata.session_id, turn.question_id, journal, self._store, self._upkeep)
+        return self._begin(
+            turn,
+            session,
+            start.ask,
+            start.ticket,
+            keeping,
+            correlation_id,
             generation_id=start.generation_id,
+            grace=self._grace,
+        )
+
+    def _begin(
+        self,
+        turn: Turn,
+        session: Session,
+        ask: Ask,
+        ticket: Ticket,
+        keeping: Keeping,
+        correlation_id: str,
+        *,
+        generation_id: str,
+        grace: float,
+    ) -> Listener:
+        session_id = session.metadata.session_id
+        generation = Generation(
+            generation_id=generation_id,
             session_id=session_id,
             parent_id=turn.question_id,
             revision=session.metadata.revision,
-            journal=journal,
-            ticket=start.ticket,
-            on_disconnect=start.ask.on_disconnect,
+            keeping=keeping,
+            ticket=ticket,
+            on_disconnect=ask.on_disconnect,
             correlation_id=correlation_id,
             began=time.monotonic(),
-            grace=self._grace,
+            grace=grace,
         )
         self._running[session_id] = generation
         if self._closing:
@@ -319,7 +357,6 @@ class Generations:
         task = asyncio.get_running_loop().create_task(self._run(generation, turn))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._upkeep.begin()
         return generation.subscribe()
 
     async def _run(self, generation: Generation, turn: Turn) -> None:
@@ -329,7 +366,7 @@ class Generations:
             log_exception(logger, error, generation.correlation_id)
             outcome = Outcome(failure=InternalError(), settled=False)
         last = generation.last_words(outcome)
-        await self._upkeep.end(generation, outcome, last)
+        await generation.keeping.end(outcome, last)
         # Before `done` goes out: who has seen it may send the next message at once.
         self._running.pop(generation.session_id, None)
         generation.finish(outcome, last)
@@ -346,20 +383,6 @@ class Generations:
 
     def _all_running(self) -> Iterable[Generation]:
         return self._running.values()
-
-    async def _check(self, session: Session, ask: Ask) -> str | None:
-        """Raise CapabilityMissing, ImageNotFound, where what is asked cannot be granted.
-
-        The model that may be shown images, where there are any.
-        """
-        model = session.metadata.model
-        await self._catalog.check_allowed(model)
-        if ask.think:
-            await self._catalog.require(model, "thinking")
-        if not (shown := to_be_shown(session, ask.history_limit)):
-            return None
-        await check_shown(shown, model, self._catalog, self._store, {image.reference for image in ask.images})
-        return model
 
     async def _all_ended(self) -> None:
         if self._tasks:

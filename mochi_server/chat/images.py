@@ -4,22 +4,27 @@ Ollama ignores images in silence where the model cannot see them. So that is ask
 an error: no reply is made as if it had never been there.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
+from mochi_server.chat.prompt import Ask, question_of
 from mochi_server.domain.history import newest_turns
 from mochi_server.domain.messages import Message, UserMessage
-from mochi_server.domain.session import HistoryLimit, Session
+from mochi_server.domain.session import Session
 from mochi_server.errors import CapabilityMissing, ImageNotFound
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.wire import ChatRequest, wire_image, wire_message
 from mochi_server.store.files import storage_error
 from mochi_server.store.images import Images
 from mochi_server.store.sessions import SessionStore
+from mochi_server.store.threads import Threads
 
 Shown = dict[int, UserMessage]
 """Messages with images, by the index that clients know them by."""
+
+ReadImage = Callable[[str], bytes | None]
+"""Gives the bytes behind a reference, None where they are not there. May block, and raise OSError."""
 
 
 class SightUnknown(Exception):
@@ -31,13 +36,13 @@ class SightUnknown(Exception):
         self.shown = shown
 
 
-def to_be_shown(session: Session, history_limit: HistoryLimit) -> Shown:
-    """The messages with images that an answer to the session's last user message is made from."""
-    question = session.last_user()
+def to_be_shown(session: Session, ask: Ask) -> Shown:
+    """The messages with images that the answer to what is asked is made from."""
+    question = question_of(session, ask)
     if question is None:
         return {}
     path = session.taken_back_to(question.message_id).path
-    limit = history_limit if history_limit is not None else session.metadata.history_limit
+    limit = ask.history_limit if ask.history_limit is not None else session.metadata.history_limit
     sent = newest_turns(path, limit) if isinstance(limit, int) else len(path)
     left_out, first = len(path) - sent, int(session.system is not None)
     return {first + n: m for n, m in enumerate(path) if n >= left_out and isinstance(m, UserMessage) and m.images}
@@ -77,7 +82,7 @@ def check_there(shown: Shown, images: Images, new: Collection[str] = ()) -> None
 
 
 async def with_images(
-    request: ChatRequest, messages: Sequence[Message], last_index: int, store: SessionStore
+    request: ChatRequest, messages: Sequence[Message], last_index: int, read: ReadImage, threads: Threads
 ) -> ChatRequest:
     """The request with the images of its messages, of which the last is the one that clients know by `last_index`.
 
@@ -86,22 +91,22 @@ async def with_images(
     if not any(isinstance(message, UserMessage) and message.images for message in messages):
         return request
     try:
-        return await store.threads.run(_with_images, request, messages, last_index, store.images)
+        return await threads.run(_with_images, request, messages, last_index, read)
     except OSError as error:
         raise storage_error(error) from None
 
 
-def _with_images(request: ChatRequest, messages: Sequence[Message], last_index: int, images: Images) -> ChatRequest:
+def _with_images(request: ChatRequest, messages: Sequence[Message], last_index: int, read: ReadImage) -> ChatRequest:
     sent = list(request.messages)
     for place, message in enumerate(messages):
         if isinstance(message, UserMessage) and message.images:
-            read = [_wire_image(images, one, last_index - len(messages) + 1 + place) for one in message.images]
-            sent[place] = wire_message(message, read)
+            index = last_index - len(messages) + 1 + place
+            sent[place] = wire_message(message, [_wire_image(read, one, index) for one in message.images])
     return msgspec.structs.replace(request, messages=sent)
 
 
-def _wire_image(images: Images, reference: str, index: int) -> msgspec.Raw:
-    data = images.read(reference)
+def _wire_image(read: ReadImage, reference: str, index: int) -> msgspec.Raw:
+    data = read(reference)
     if data is None:
         raise _gone(reference, index)
     return wire_image(data)

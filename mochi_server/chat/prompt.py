@@ -1,5 +1,7 @@
 """What a reply is made from: what is sent of a history, with which options, in which window."""
 
+from typing import Any
+
 import msgspec
 
 from mochi_server.chat.admission import RELOADING, Load
@@ -15,7 +17,7 @@ from mochi_server.domain.context_window import (
 )
 from mochi_server.domain.history import newest_that_fit, newest_turns
 from mochi_server.domain.images import Image
-from mochi_server.domain.messages import AssistantMessage, Context, Message
+from mochi_server.domain.messages import AssistantMessage, Context, Message, SystemMessage
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
 from mochi_server.domain.tokens import Costs, Estimate, measured
@@ -28,16 +30,40 @@ WARY = 4
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client asks a session for. No `message`: answer the last user message anew. `images` go with a message."""
+    """What a client asks a session for: to answer `message`, or the `added` messages; with neither of the two, to
+    answer the last user message anew.
+
+    `images` are those that come with either. `model` and `system` stand in for the session's own in this turn. `tools`
+    are definitions as Ollama takes them.
+    """
 
     message: str | None = None
     images: tuple[Image, ...] = ()
+    added: tuple[Message, ...] = ()
+    model: str | None = None
+    system: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
     think: Think | None = None
     options: OptionValues = {}
     format: Format | None = None
     keep_alive: str | float | int | None = None
     on_disconnect: OnDisconnect = "cancel"
     history_limit: HistoryLimit = None
+
+
+def turned_to(session: Session, ask: Ask) -> Session:
+    """The session as this turn sees it: with the model and the system prompt that were asked for. Not to be saved."""
+    metadata, system = session.metadata, session.system
+    if ask.model is not None:
+        metadata = msgspec.structs.replace(metadata, model=ask.model)
+    if ask.system is not None:
+        system = SystemMessage(content=ask.system, message_id="", timestamp="")
+    return msgspec.structs.replace(session, metadata=metadata, system=system)
+
+
+def question_of(session: Session, ask: Ask) -> Message | None:
+    """What of a session is to be answered, which is as it was asked; None where nothing is."""
+    return session.head if ask.added else session.last_user()
 
 
 class Sending(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,13 +96,13 @@ def outlook(session: Session, known: Known, factor: float | None) -> Outlook:
 
 
 class Prompt:
-    """The history of a session up to its last user message, and what a client and the session want of the reply.
+    """The history of a session up to what is to be answered, and what a client and the session want of the reply.
 
     `factor` is what is known of the model's tokens from elsewhere. Raises EmptyHistory.
     """
 
     def __init__(self, session: Session, ask: Ask, factor: float | None) -> None:
-        question = session.last_user()
+        question = question_of(session, ask)
         if question is None:
             raise EmptyHistory("There is no user message to answer. Send one in `message`.")
         metadata = session.metadata
@@ -91,7 +117,9 @@ class Prompt:
         self._fixed = _window(self._options.get("num_ctx"))
         self._limit = ask.history_limit if ask.history_limit is not None else metadata.history_limit
         self._growing = config.get("dynamic_enabled") is not False
-        self._costs = Costs(self._system, self._path, measured(self._system, self._path, self.model), factor)
+        self._costs = Costs(
+            self._system, self._path, measured(self._system, self._path, self.model), factor, beside=_told(ask.tools)
+        )
         self._guess = next(filter(None, (_window_of(m, self.model) for m in reversed(self._path))), USUAL_WINDOW)
         self._most = newest_turns(self._path, self._limit) if isinstance(self._limit, int) else len(self._path)
 
@@ -150,6 +178,7 @@ class Prompt:
             options=self.options(sending) or None,
             think=self._ask.think,
             format=self._ask.format,
+            tools=list(self._ask.tools) or None,
             keep_alive=self._ask.keep_alive,
         )
 
@@ -180,6 +209,11 @@ class Prompt:
 
     def _fitting(self, window: int) -> int:
         return newest_that_fit(self._path, lambda messages: fits(self._costs.newest(messages), window))
+
+
+def _told(tools: tuple[dict[str, Any], ...]) -> str:
+    """Definitions of tools as a model is told them, more or less."""
+    return msgspec.json.encode(tools).decode() if tools else ""
 
 
 def _window(option: object) -> int | None:

@@ -1,7 +1,7 @@
 """A reply that has ended, listened to once more: from its journal, or from its saved message."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 import msgspec
@@ -34,7 +34,7 @@ class Replay:
         self._outcome = outcome
         self._after = after
 
-    async def batches(self, most: int = 256) -> AsyncIterator[tuple[int, list[Entry]]]:
+    async def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
         """As Listener has it."""
         for start in range(self._after, len(self._entries), most):
             yield start + 1, self._entries[start : start + most]

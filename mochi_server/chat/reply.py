@@ -66,7 +66,8 @@ class ReplyInProgress:
         last = self._last or Chunk()
         return msgspec.structs.replace(
             message,
-            tool_calls=self._tool_calls or None,
+            tool_calls=[_named(call, f"call_{message.message_id}{n}") for n, call in enumerate(self._tool_calls)]
+            or None,
             eval_count=last.eval_count,
             prompt_eval_count=last.prompt_eval_count,
             done_reason=message.done_reason or last.done_reason,
@@ -87,6 +88,11 @@ class ReplyInProgress:
             tokens_per_second=rate,
             outgrew_window=outgrew,
         )
+
+
+def _named(call: Any, name: str) -> Any:
+    """A tool call with an id, which a tool's result refers to: Ollama's own, if it gave one."""
+    return {**call, "id": name} if isinstance(call, dict) and not call.get("id") else call
 
 
 def _ms(seconds: float) -> float:

@@ -9,13 +9,13 @@ import msgspec
 
 from mochi_server.chat.admission import Ticket
 from mochi_server.chat.images import SightUnknown, check_there, to_be_shown
-from mochi_server.chat.prompt import Ask
+from mochi_server.chat.prompt import Ask, turned_to
 from mochi_server.chat.repeats import Key
 from mochi_server.chat.turn import Turn
 from mochi_server.domain.clock import timestamp
-from mochi_server.domain.messages import UserMessage
-from mochi_server.domain.session import Session
-from mochi_server.errors import EmptyHistory
+from mochi_server.domain.messages import AssistantMessage, Message, ToolMessage, UserMessage
+from mochi_server.domain.session import Metadata, Session
+from mochi_server.errors import EmptyHistory, ValidationFailed
 from mochi_server.store.journal import Journal
 from mochi_server.store.keys import Used
 from mochi_server.store.sessions import SessionStore, new_id
@@ -55,12 +55,13 @@ class Start:
     def prepared(self, session: Session) -> Session:
         """The session with what is asked, its images stored. Blocks.
 
-        Raises EmptyHistory, SightUnknown, ImageNotFound, OSError.
+        Raises EmptyHistory, ValidationFailed, SightUnknown, ImageNotFound, OSError.
         """
         asked = with_question(session, self.ask)
-        self._store_images(asked)
+        turned = turned_to(asked, self.ask)
+        self._store_images(turned)
         # The history has them: their bytes are not to be held while the reply waits for its turn.
-        self._turn = self._make_turn(asked, msgspec.structs.replace(self.ask, images=()))
+        self._turn = self._make_turn(turned, msgspec.structs.replace(self.ask, images=()))
         head = self._turn.head(self.generation_id)
         if self._journal is None:
             self._journal = self._store.journals.open(self._session_id)
@@ -79,7 +80,7 @@ class Start:
         return asked
 
     def _store_images(self, asked: Session) -> None:
-        if not (shown := to_be_shown(asked, self.ask.history_limit)):
+        if not (shown := to_be_shown(asked, self.ask)):
             return
         if asked.metadata.model != self._seeing:
             raise SightUnknown(asked.metadata.model, shown)
@@ -106,11 +107,21 @@ class Start:
                 self._store.keys.remove(self._key.scope, self._used)
 
 
+def unkept_session() -> Session:
+    """A session without a model that no file will ever have, and under an id that no other can have."""
+    now = timestamp(datetime.now(UTC))
+    metadata = Metadata(session_id=f"unkept-{new_id()}", model="", created_at=now, updated_at=now)
+    return Session(metadata=metadata)
+
+
 def with_question(session: Session, ask: Ask) -> Session:
     """The session with what is asked as its last message.
 
-    Raises EmptyHistory. A message equal to the last one, still unanswered, is a second try and is not added twice.
+    Raises EmptyHistory, ValidationFailed. A message equal to the last one, still unanswered, is a second try and is not
+    added twice.
     """
+    if ask.added:
+        return _with_added(session, ask.added)
     if ask.message is None:
         if session.last_user() is None:
             raise EmptyHistory(
@@ -125,3 +136,44 @@ def with_question(session: Session, ask: Ask) -> Session:
     now = timestamp(datetime.now(UTC))
     asked = UserMessage(content=ask.message, images=images or None, message_id=new_id(), timestamp=now)
     return session.append(asked, now)
+
+
+def _with_added(session: Session, added: tuple[Message, ...]) -> Session:
+    """The session with these messages behind its head.
+
+    Who repeats a request has not had its answer: messages with which the path ends, with no reply behind them or one
+    that was broken off, are not added twice. Raises ValidationFailed for the result of a tool that was never called.
+    """
+    path = session.path
+    if isinstance(session.head, AssistantMessage) and session.head.status == "interrupted":
+        path = path[:-1]
+    replies = (place for place in range(len(path), 0, -1) if isinstance(path[place - 1], AssistantMessage))
+    unanswered = path[next(replies, 0) :]
+    overlaps = range(min(len(unanswered), len(added)), 0, -1)
+    known = next((n for n in overlaps if all(map(_is_repeated, unanswered[-n:], added[:n]))), 0)
+    if known:
+        session = session.taken_back_to(path[-1].message_id)
+    new = [_of_tool(message, session) for message in added[known:]]
+    return session.extend(new, timestamp(datetime.now(UTC))) if new else session
+
+
+def _is_repeated(said: Message, again: Message) -> bool:
+    match said, again:
+        case UserMessage(), UserMessage():
+            return (said.content, said.images) == (again.content, again.images)
+        case ToolMessage(), ToolMessage():
+            return (said.content, said.tool_call_id) == (again.content, again.tool_call_id)
+    return False
+
+
+def _of_tool(message: Message, session: Session) -> Message:
+    """The message; a tool's result with the tool's name, if it has none."""
+    if not isinstance(message, ToolMessage) or message.tool_name is not None:
+        return message
+    name = session.called(message.tool_call_id or "")
+    if name is None:
+        raise ValidationFailed(
+            f"No tool was called under the id {(message.tool_call_id or '')[:100]!r} whose result this could be.",
+            {"path": "$.messages"},
+        )
+    return msgspec.structs.replace(message, tool_name=name)

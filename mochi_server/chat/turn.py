@@ -1,4 +1,4 @@
-"""The turn: a history goes to Ollama, events come out, a message is saved. Every endpoint's replies come this way."""
+"""The turn: a history goes to Ollama, events come out, a message is kept. Every endpoint's replies come this way."""
 
 import asyncio
 import contextlib
@@ -23,17 +23,15 @@ from mochi_server.errors import (
     ContextOverflow,
     MochiError,
     ModelNotFound,
-    SessionDamaged,
     ShuttingDown,
-    StorageFull,
-    StorageUnavailable,
 )
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.failures import timed_out
 from mochi_server.ollama.wire import Chunk
 from mochi_server.store.journal import Head
-from mochi_server.store.sessions import SessionStore, new_id
+from mochi_server.store.sessions import new_id
+from mochi_server.store.threads import Threads
 
 
 class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +43,7 @@ class ReplyLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn:
-    """One reply to the last user message of a session: when it is asked for, and what becomes of the answer.
+    """One reply to what a session was last asked: when it is asked for, and what becomes of the answer.
 
     Raises EmptyHistory.
     """
@@ -55,14 +53,14 @@ class Turn:
         session: Session,
         ask: Ask,
         *,
-        store: SessionStore,
+        threads: Threads,
         ollama: OllamaClient,
         catalog: Catalog,
         windows: Windows,
         phases: Phases,
         limits: ReplyLimits,
     ) -> None:
-        self._store = store
+        self._threads = threads
         self._ollama = ollama
         self._catalog = catalog
         self._windows = windows
@@ -101,7 +99,7 @@ class Turn:
         )
 
     async def run(self, generation: Generation) -> Outcome:
-        """Relay the reply to the generation's subscribers, then save what came. Raises nothing but bugs."""
+        """Relay the reply to the generation's subscribers, then keep what came. Raises nothing but bugs."""
         reply = ReplyInProgress(generation.began)
         failure: MochiError | None = None
         timers: list[asyncio.TimerHandle] = []
@@ -120,7 +118,7 @@ class Turn:
         content, thinking = said(generation.log)
         if content or thinking or (generation.failure is None and (reply.begun or reply.ended)):
             message = await self._message(reply, generation, failure, content, thinking)
-            return await self._saved(message, generation, failure)
+            return await generation.keeping.save(message, failure)
         return Outcome(failure=failure or self._why_nothing_came(generation))
 
     def load(self) -> Load:
@@ -159,10 +157,22 @@ class Turn:
 
     async def _ask(self, generation: Generation, reply: ReplyInProgress) -> None:
         sending = self._chosen()
-        request = await with_images(
-            self._prompt.request(sending), self._prompt.sent(sending), self._prompt.question_index, self._store
-        )
+        self._note(sending, generation)
+        prompt, sent = self._prompt.request(sending), self._prompt.sent(sending)
+        read = generation.keeping.read_image
+        request = await with_images(prompt, sent, self._prompt.question_index, read, self._threads)
         await self._ollama.chat(request, lambda chunks: self._take(chunks, reply, generation))
+
+    def _note(self, sending: Sending, generation: Generation) -> None:
+        """Have it kept how it is asked for, should the process be killed before the reply's end."""
+        self._reply = msgspec.structs.replace(
+            self._reply,
+            options=self._prompt.options(sending) or None,
+            context=self._prompt.context(sending, sending.choice.window),
+        )
+        with contextlib.suppress(OSError):
+            # Nothing is shown yet; a disk that fails is told with the first token.
+            generation.keeping.begin(self.head(generation.id))
 
     async def _admitted(self, generation: Generation) -> None:
         """Wait for a place at Ollama, telling the client what it waits for. Raises QueueFull."""
@@ -184,7 +194,7 @@ class Turn:
         in_force = await self._windows.refused(self._model, refused.choice, self._prompt.plain(refused))
         limit = self._windows.known(self._model).limit
         self._again = self._prompt.after_refusal(refused, in_force, limit)
-        if self._again is not None and not self._again.choice.fixed:
+        if self._again is not None and not self._again.choice.fixed and self._again.choice.num_ctx is not None:
             self._windows.name(self._model, self._again.choice.num_ctx)
         return self._again is not None
 
@@ -240,33 +250,6 @@ class Turn:
         if message.prompt_eval_count:
             self._windows.counted(self._model, message.prompt_eval_count, self._prompt.plain(sending))
         return message
-
-    async def _saved(self, message: AssistantMessage, generation: Generation, failure: MochiError | None) -> Outcome:
-        with contextlib.suppress(OSError):
-            # Should the save fail, or the process end here, the journal has all of it.
-            generation.journal.ending(message)
-        replaced = ""
-
-        def answered(session: Session) -> Session:
-            nonlocal replaced
-            replaced = session.metadata.revision
-            return session.answered(generation.parent_id, message, message.timestamp)
-
-        try:
-            session = await self._store.update(generation.session_id, answered)
-        except (StorageFull, StorageUnavailable) as error:
-            error.message += " What was shown of the reply is kept beside the sessions, and added as soon as it can be."
-            return Outcome(failure=error, settled=False)
-        except SessionDamaged as error:
-            error.message += " The reply is kept beside the sessions, and added once the file is mended."
-            return Outcome(failure=error, settled=False)
-        except MochiError as error:
-            return Outcome(failure=error)
-        if failure is not None:
-            failure.message += " What had come is kept."
-            failure.details["message_id"] = message.message_id
-        saved = msgspec.structs.replace(message, parent_id=generation.parent_id)
-        return Outcome(message=saved, revision=session.metadata.revision, replaced=replaced, failure=failure)
 
     async def _explained(self, failure: MochiError) -> MochiError:
         """The failure, with what can be found out about it."""

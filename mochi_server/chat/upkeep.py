@@ -5,11 +5,12 @@ import contextvars
 import functools
 import logging
 
-from mochi_server.chat.generation import Generation, Outcome
+from mochi_server.chat.generation import Outcome
 from mochi_server.chat.unsettled import Unsettled
 from mochi_server.domain.events import Entry
 from mochi_server.observability.logs import log
 from mochi_server.store.files import reason
+from mochi_server.store.journal import Journal
 from mochi_server.store.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -36,24 +37,24 @@ class Upkeep:
             context = contextvars.Context()
             self._task = asyncio.get_running_loop().create_task(self._keep_up(), context=context)
 
-    async def end(self, generation: Generation, outcome: Outcome, last: list[Entry]) -> None:
+    async def end(self, session_id: str, journal: Journal, outcome: Outcome, last: list[Entry]) -> None:
         """End a reply's journal. Where that fails, what it holds is looked at again before the session is changed."""
         settled = outcome.settled
         journals = self._store.journals
         try:
             if outcome.message is not None:
-                generation.journal.saved()
-            generation.journal.append(last)
+                journal.saved()
+            journal.append(last)
         except OSError as error:
             settled = False
             log(logger, logging.WARNING, "a journal cannot be written", reason=reason(error))
         try:
-            await self._store.threads.run(functools.partial(journals.end, generation.journal, settled=settled))
+            await self._store.threads.run(functools.partial(journals.end, journal, settled=settled))
         except OSError as error:
             settled = False
             log(logger, logging.WARNING, "a journal cannot be ended", reason=reason(error))
         if not settled:
-            self._unsettled.add(generation.session_id, last)
+            self._unsettled.add(session_id, last)
             self.begin()
 
     async def close(self) -> None:

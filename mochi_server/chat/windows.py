@@ -33,6 +33,10 @@ WATCH_SECONDS = 30.0
 """How often a model is looked at whose window was made larger: once it is unloaded, the next may be a small one."""
 
 
+MOST_KEPT = 256
+"""Of models, and of windows of one model, that are kept in mind: clients may name any."""
+
+
 class _Window(msgspec.Struct):
     """What is known of one model. `seen` is the window in force by the `num_ctx` that was sent, None for none."""
 
@@ -42,6 +46,8 @@ class _Window(msgspec.Struct):
     """Replies of ours that are at Ollama."""
     loaded_with: int | msgspec.UnsetType | None = msgspec.UNSET
     """The `num_ctx` that it was last loaded with for us; unset while that is not certain."""
+    fixed: set[int] = set()
+    """Windows that sessions had fixed: to find the model in one of these means nothing for others."""
     began: float = 0.0
     """When a reply of ours last began, in seconds of the monotonic clock."""
     factor: float | None = None
@@ -95,13 +101,18 @@ class Windows:
         window.running += 1
         if window.loaded_with != choice.num_ctx:
             window.loaded_with = msgspec.UNSET
-        if not choice.fixed:
+        if choice.fixed and choice.window is not None:
+            if len(window.fixed) >= MOST_KEPT:
+                window.fixed.clear()
+            window.fixed.add(choice.window)
+        elif choice.num_ctx is not None:
             self.name(model, choice.num_ctx)
 
-    def name(self, model: str, num_ctx: int | None) -> None:
-        """Name this window in every request to the model."""
-        self._window(model).named = num_ctx
-        if num_ctx is not None and (self._watching is None or self._watching.done()):
+    def name(self, model: str, num_ctx: int) -> None:
+        """Name this window in every request to the model, unless a larger one is named already."""
+        window = self._window(model)
+        window.named = max(window.named or 0, num_ctx)
+        if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     def begun(self, model: str, num_ctx: int | None) -> None:
@@ -152,7 +163,14 @@ class Windows:
         return self._loaded
 
     def _window(self, model: str) -> _Window:
-        return self._windows.setdefault(full_name(model), _Window())
+        name = full_name(model)
+        window = self._windows.get(name)
+        if window is None:
+            idle = [other for other, known in self._windows.items() if not known.running]
+            if len(self._windows) >= MOST_KEPT and idle:
+                del self._windows[idle[0]]
+            window = self._windows[name] = _Window()
+        return window
 
     def _limit(self, model: str) -> int | None:
         found = self._catalog.known(model)
@@ -209,11 +227,13 @@ def _note(window: _Window, found: int | None, limit: int | None, *, none: bool) 
         if not window.running and (window.seen or none):
             window.named, window.loaded_with = None, msgspec.UNSET
     elif last is not msgspec.UNSET and (window.running or last not in window.seen):
+        if len(window.seen) >= MOST_KEPT:
+            window.seen = {num_ctx: window.seen[num_ctx] for num_ctx in {None, window.named} & window.seen.keys()}
         window.seen[last] = found
     elif not window.running and found != window.seen.get(None if last is msgspec.UNSET else last):
         # Somebody else had it loaded so, or we did before a restart: to go with that costs no reload.
         usual = USUAL_WINDOW if limit is None else min(USUAL_WINDOW, limit)
-        if found in {window.seen.get(None), usual}:
+        if found in {window.seen.get(None), usual} | window.fixed:
             window.named, window.loaded_with = None, msgspec.UNSET
         else:
             window.named = window.loaded_with = found

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from mochi_server.domain.messages import Stats, Status
+from mochi_server.domain.messages import Context, Stats, Status
+from mochi_server.domain.options import OptionValues
 
 Phase = Literal["queued", "waiting", "loading", "prefill", "generating"]
 """Where a reply is: waiting here, at Ollama behind others, for the model, while the prompt is read, or on its way."""
@@ -44,7 +45,7 @@ class ContextWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageComplete(msgspec.Struct, frozen=True, kw_only=True):
-    """The reply is saved, whole or, after a stop, as far as it came."""
+    """The reply is saved, whole or, after a stop, as far as it came: what it was made with and from, as it is saved."""
 
     name: ClassVar[str] = "message_complete"
     message_id: str
@@ -55,6 +56,10 @@ class MessageComplete(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     stats: Stats | None
     context_window: ContextWindow
+    # Journals of earlier versions lack these.
+    model_digest: str | None = None
+    options: OptionValues | None = None
+    context: Context | None = None
 
 
 class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,9 +121,21 @@ def said(entries: Iterable[Entry]) -> tuple[str, str]:
     return "".join(words[ContentDelta.name]), "".join(words[ThinkingDelta.name])
 
 
+def words_json(delta: Entry) -> bytes:
+    """The words of a delta as the JSON text that stands in its data: nothing is decoded for it."""
+    return delta.data[_BEFORE_WORDS : len(delta.data) - _BEHIND_WORDS[delta.name]]
+
+
 def one_line(data: bytes) -> bytes:
     """Compact JSON with every character escaped that anybody takes for the end of a line."""
     for separator, escaped in _LINE_SEPARATORS:
         if separator in data:
             data = data.replace(separator, escaped)
     return data
+
+
+_BEFORE_WORDS = len(b'{"content":')
+_BEHIND_WORDS = {
+    ContentDelta.name: len(entry(ContentDelta("")).data) - _BEFORE_WORDS - len(b'""'),
+    ThinkingDelta.name: len(entry(ThinkingDelta("")).data) - _BEFORE_WORDS - len(b'""'),
+}

@@ -71,6 +71,16 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         """The newest user message of the active path."""
         return next((m for m in reversed(self.path) if isinstance(m, UserMessage)), None)
 
+    def called(self, call_id: str) -> str | None:
+        """The name of the tool that was called under this id; None where none was."""
+        replies = (m for m in reversed(self.path) if isinstance(m, AssistantMessage) and m.tool_calls)
+        for call in (call for reply in replies for call in reply.tool_calls or ()):
+            # What a hand wrote may be anything.
+            if isinstance(call, dict) and call.get("id") == call_id and isinstance(call.get("function"), dict):
+                name = call["function"].get("name")
+                return name if isinstance(name, str) else None
+        return None
+
     def preview(self) -> str:
         """Up to 120 characters of the newest user or assistant message, on one line."""
         spoken = (m for m in reversed(self.path) if isinstance(m, UserMessage | AssistantMessage) and m.content)
@@ -80,8 +90,12 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     def append(self, message: Message, now: str) -> "Session":
         """The session with a message that follows its head."""
+        return self.extend((message,), now)
+
+    def extend(self, messages: Iterable[Message], now: str) -> "Session":
+        """The session with messages that follow its head, and each other."""
         parent = self.head.message_id if self.head else None
-        return self._changed(now, path=(*self.path, msgspec.structs.replace(message, parent_id=parent)))
+        return self._changed(now, path=(*self.path, *chained(messages, parent)))
 
     def edit(self, index: int, content: str, message_id: str, now: str) -> "Session":
         """A new version of the user message at `index`, in its place; what followed leaves the active path.
@@ -197,9 +211,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def chained(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """A path with parent ids that say so: who moves or removes a message by hand need not know of them."""
-    parent: str | None = None
+def chained(messages: Iterable[Message], parent: str | None = None) -> tuple[Message, ...]:
+    """Messages that follow each other, and the first of them `parent`, with parent ids that say so.
+
+    Who moves or removes a message of a path by hand need not know of those.
+    """
     path: list[Message] = []
     for message in messages:
         right = message if message.parent_id == parent else msgspec.structs.replace(message, parent_id=parent)

@@ -56,7 +56,7 @@ def refusal(status: int, words: str, model: str, retry_after: str | None = None)
 def broken_off(words: str) -> MochiError:
     """A reply that ended before its end, in these words."""
     words = words.strip()[:WORDS_KEPT]
-    return OllamaFailed(f"Ollama broke the reply off: {words}. Try again with `message: null`.", {"ollama": words})
+    return OllamaFailed(f"Ollama broke the reply off: {words}. Try again.", {"ollama": words})
 
 
 def model_not_found(model: str) -> ModelNotFound:

@@ -43,6 +43,7 @@ class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     options: OptionValues | None = None
     think: Think | None = None
     format: Format | None = None
+    tools: list[dict[str, Any]] | None = None
     keep_alive: str | float | int | None = None
 
 

@@ -16,6 +16,8 @@ NAMES = (
     *("agent_settings", "context_window_config", "content", "source_file", "message_id", "message", "think", "format"),
     *("images", "keep_alive", "on_disconnect", "generation_id", "num_ctx", "seed", "stop", "temperature", "role"),
     *("session_id", "manual_override", "current_window", "adjustment_history", "filename", "type", "properties"),
+    *("messages", "tools", "tool_choice", "tool_calls", "tool_call_id", "response_format", "stream", "stream_options"),
+    *("function", "arguments", "text", "image_url", "reasoning_effort", "max_tokens", "n", "logit_bias"),
 )
 LIKELY = (
     "tiny",
@@ -29,6 +31,12 @@ LIKELY = (
     "5m",
     "0123456789",
     "brief.md",
+    "user",
+    "assistant",
+    "tool",
+    "system",
+    "function",
+    "json_schema",
     "",
     "\x00",
     "\ud800",
@@ -78,7 +86,8 @@ def test_no_body_path_or_query_makes_a_route_fail_or_hang(shared: Server, method
         if response.status_code >= 400 and not path.endswith("/ready"):
             told(response)
         if "event-stream" in response.headers.get("content-type", ""):
-            assert response.text.count("event: done\n") == 1
+            end = "data: [DONE]\n" if path.startswith("/v1/") else "event: done\n"
+            assert response.text.count(end) == 1
             assert '"code":"internal_error"' not in response.text
 
     ask()

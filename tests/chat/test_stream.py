@@ -17,7 +17,7 @@ KEYS = {
     "thinking_delta": {"content"},
     "message_complete": {
         *("message_id", "model", "eval_count", "prompt_eval_count", "done_reason", "status", "stats"),
-        "context_window",
+        *("context_window", "model_digest", "options", "context"),
     },
     "done": {"session_id", "generation_id", "status"},
 }

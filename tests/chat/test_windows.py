@@ -202,6 +202,24 @@ def test_after_a_restart_the_window_that_is_loaded_is_kept(tmp_path: Path, stand
     assert windows_loaded(standin) == [USUAL, 2048]
 
 
+def test_a_reply_whose_server_was_killed_tells_what_it_was_asked_with(tmp_path: Path, standin: StandInThread) -> None:
+    gate = Gate(2)
+    with Server(tmp_path, standin.url) as server:
+        session = server.new_session()
+        reply_to(server, session, "x" * 1500)
+        standin.script(Behaviour(gate=gate))
+        with server.stream(f"/chat/{session}/stream", {"message": "hi", "history_limit": 1}) as events:
+            next(events)
+            gate.wait(2)
+            server.kill()
+        gate.open()
+        server.start()
+        message = server.ok("GET", f"/sessions/{session}/messages")["messages"][-1]
+
+    assert (message["done_reason"], message["options"]) == ("crashed", {"num_ctx": 2048})
+    assert message["context"] == {"window": 2048, "messages_sent": 1, "messages_left_out": 2, "reason": "dynamic"}
+
+
 def test_a_window_that_somebody_else_has_the_model_loaded_with_is_taken_over(
     server: Server, standin: StandInThread
 ) -> None:
@@ -276,7 +294,8 @@ def test_a_reply_tells_what_it_was_made_with(server: Server) -> None:
     assert saved["context"] == {"window": USUAL, "messages_sent": 4, "messages_left_out": 0}
     assert saved["eval_count"] == complete["eval_count"] == TOKENS_OF_A_REPLY
     assert saved["prompt_eval_count"] == complete["prompt_eval_count"]
-    assert saved["stats"] == complete["stats"]
+    for name in ("model", "model_digest", "options", "context", "stats"):
+        assert complete[name] == saved[name]
     assert saved["stats"]["outgrew_window"] is False
     assert all(saved["stats"][name] >= 0 for name in ("ttft_ms", "total_ms", "load_ms"))
     used = saved["eval_count"] + saved["prompt_eval_count"]

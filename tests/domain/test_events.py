@@ -75,7 +75,7 @@ COMPLETE = MessageComplete(
             "message_complete",
             [
                 *("message_id", "model", "eval_count", "prompt_eval_count", "done_reason", "status", "stats"),
-                "context_window",
+                *("context_window", "model_digest", "options", "context"),
             ],
         ),
         (

@@ -17,11 +17,13 @@ from tests.observability.words import (
     logged_of,
     mark,
     talk,
+    talk_as_openai,
 )
 from tests.server import Server
 from tests.standin_thread import StandInThread
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"MOCHI_DISCONNECT_GRACE": "0", "MOCHI_FIRST_TOKEN_TIMEOUT": "10"}
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -29,8 +31,9 @@ def test_no_line_at_any_level_and_no_metric_holds_what_was_said_or_a_headers_val
     tmp_path: Path, standin: StandInThread, log_format: str
 ) -> None:
     arguments = ("--log-level", "debug", "--log-format", log_format)
-    with Server(tmp_path, standin.url, *arguments, environment={"MOCHI_DISCONNECT_GRACE": "0"}) as server:
+    with Server(tmp_path, standin.url, *arguments, environment=ENVIRONMENT) as server:
         talk(server, standin)
+        talk_as_openai(server, standin)
         ask_wrongly(server)
         answers = list(ask_everything(server))
         standin.close()

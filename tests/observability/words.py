@@ -111,6 +111,35 @@ def talk(server: Server, standin: StandInThread) -> None:
     standin.wait_until_idle()
 
 
+def talk_as_openai(server: Server, standin: StandInThread) -> None:
+    """Say it as OpenAI's clients do, in a session and without one."""
+    standin.script(
+        Behaviour(pieces=(mark("model-says"),), thinking=(mark("model-thinks"),)),
+        Behaviour(pieces=(mark("model-says"),) * 2, fault="error_line", after=1, error=mark("model-fails")),
+        Behaviour(fault="status", status=500, error=mark("model-fails")),
+    )
+    tool = {"type": "function", "function": {"name": "tool", "description": mark("openai-tool")}}
+    statuses = []
+    for stream, headers, tools in (
+        (False, {}, []),
+        (True, {"X-Session-Id": SESSION}, []),
+        (True, {}, []),
+        (False, {}, [tool]),
+    ):
+        body = {
+            "model": "tiny",
+            "stream": stream,
+            "messages": [{"role": "user", "content": mark("openai-message")}],
+            "user": mark("openai-user"),
+            "stop": mark("openai-stop"),
+            "tools": tools,
+            mark("openai-field"): mark("openai-value"),
+        }
+        statuses.append(server.client.post("/v1/chat/completions", json=body, headers=headers).status_code)
+    # The model knows no tools; what was scripted is used up.
+    assert statuses == [200, 200, 502, 400]
+
+
 def ask_wrongly(server: Server) -> None:
     """Have it refused: bodies, images, prompts, queries and headers that are not as they should be."""
     chat, message = f"/chat/{SESSION}", mark("refused-message")

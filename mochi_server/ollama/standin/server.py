@@ -113,9 +113,12 @@ class StandIn:
         server, self._server = self._server, None
         if server is None:
             return
-        server.close()
+        for listener in server.sockets:
+            # Python 3.11 loses a connection that it accepts while a server is closed: it stays open for ever.
+            asyncio.get_running_loop().remove_reader(listener.fileno())
         for _ in range(3):
-            await asyncio.sleep(0)  # what was accepted just now becomes a connection that can be broken
+            await asyncio.sleep(0)
+        server.close()
         for task, writer in self._connections.items():
             task.cancel()
             writer.transport.abort()
