@@ -1,10 +1,11 @@
 """create_app: builds the parts, owns their lifetimes, hands them to the routes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mochi_server.api.application import Application, application
-from mochi_server.api.http import State
+from mochi_server.api.http import LARGE_BODIES, State
 from mochi_server.chat.admission import Admission
 from mochi_server.chat.generations import Generations
 from mochi_server.chat.turn import ReplyLimits
@@ -48,6 +49,7 @@ def create_app(settings: Settings, store: SessionStore, metrics: Metrics) -> App
                 catalog=catalog,
                 generations=generations,
                 metrics=metrics,
+                large_bodies=asyncio.Semaphore(LARGE_BODIES),
             )
 
     return application(settings, lifespan, metrics)

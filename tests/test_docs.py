@@ -115,6 +115,7 @@ def test_every_field_of_a_log_line_is_documented_and_no_other() -> None:
 def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
     metrics = Metrics()
     metrics.request("GET", "/health", 200, 0.1)
+    metrics.refused("bad_request")
     metrics.reply(Reply(outcome="complete", total_ms=1.0))
     text = metrics.text("")[0].decode()
     types = dict(re.findall(r"^# TYPE (mochi_\w+) (\w+)$", text, re.MULTILINE))

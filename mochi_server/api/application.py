@@ -28,7 +28,4 @@ def application(
     # Every stream of ours ends by itself once its reply has: nobody's last events are to be cut off.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # its type was left out
     router = Router(routes(), redirect_slashes=False, default=nothing_here, lifespan=lifespan)
-    guarded = Security(
-        router, bound_host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin
-    )
-    return Edge(guarded, metrics)
+    return Edge(Security(router, settings), metrics)

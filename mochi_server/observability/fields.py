@@ -103,6 +103,8 @@ FIELDS: Mapping[str, Shape] = {
     "window": _number,
     "outcome": _code,
     "done_reason": _done_reason,
+    "code": _code,
+    "limit": _number,
     "reason": _reason,
     "damage": _ours,
     "scope": _matching(r"[0-9a-f]{10}|server"),

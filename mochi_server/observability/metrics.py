@@ -76,6 +76,9 @@ class Metrics:
             "method",
             "route",
         )
+        self._refused = self._counter(
+            "mochi_connections_refused", "Connections refused before there was a request, by the code told.", "code"
+        )
         self._streams = self._gauge("mochi_streams", "Streams that are being sent.")
         self._running = self._gauge("mochi_generations_running", "Replies that Ollama is asked for.")
         self._queued = self._gauge("mochi_generations_queued", "Replies that wait for their turn.")
@@ -136,6 +139,10 @@ class Metrics:
         method = method if method in METHODS and status != 405 else "other"
         self._requests.labels(method, route, f"{status // 100}xx" if status else "none").inc()
         self._request_seconds.labels(method, route).observe(seconds)
+
+    def refused(self, code: str) -> None:
+        """A connection was refused before there was a request."""
+        self._refused.labels(code).inc()
 
     def stream(self) -> contextlib.AbstractContextManager[None]:
         """A stream is being sent as long as the context lasts."""

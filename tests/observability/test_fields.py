@@ -30,6 +30,8 @@ FACTS = {
     "outcome": "ollama_error",
     "done_reason": "stop",
     "reason": "SQLITE_CORRUPT",
+    "code": "bad_request",
+    "limit": 512,
     "scope": "server",
     "read": 200,
     "of": 10_000,

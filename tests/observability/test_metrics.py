@@ -174,6 +174,14 @@ def test_paths_and_methods_that_nobody_knows_are_one_line(server: Server) -> Non
     )
 
 
+def test_what_is_no_request_is_counted_as_a_connection_that_was_refused(server: Server) -> None:
+    before = samples(server)
+    assert exchange(server.port, "GET", "/health", [("Host", "localhost"), ("Bad header", "x")]).status_code == 400
+    check(server, before, {'mochi_connections_refused_total{code="bad_request"}': 1})
+    line = server.logged(lambda line: line["event"] == "refused")
+    assert (line["status"], line["code"], "correlation_id" in line) == (400, "bad_request", False)
+
+
 def test_an_ollama_that_is_not_there_is_counted_under_its_code(tmp_path: Path) -> None:
     with Server(tmp_path, "127.0.0.1:9") as server:
         session = server.new_session()
