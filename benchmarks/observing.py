@@ -67,8 +67,8 @@ def reply_told(metrics: Metrics) -> Callable[[], None]:
 
 def asked_of_all(metrics: Metrics) -> Callable[[], None]:
     """What Prometheus asks for, once every route was used."""
-    for method, path, _ in ROUTES:
-        metrics.request(method, path.replace(":path", ""), 200, 0.1)
+    for route in ROUTES:
+        metrics.request(route.method, route.shown_path, 200, 0.1)
     return lambda: metrics.text("") and None
 
 

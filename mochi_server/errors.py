@@ -169,7 +169,7 @@ class ModelNotFound(MochiError):
 
 
 class ModelPathNotFound(ModelNotFound):
-    """As ModelNotFound, where the path names the model."""
+    """Ollama does not have the model that the path names, or it is not allowed here; `details.available` as ever."""
 
     status = 404
 
@@ -259,7 +259,10 @@ class QueueFull(MochiError):
 
 
 class SessionDamaged(MochiError):
-    """The session's file cannot be read; it is left untouched. `stamp` tells that state of it from others."""
+    """The session's file cannot be read; it is left untouched; `details.reason` says why.
+
+    `stamp` tells that state of the file from others.
+    """
 
     code, status = "session_damaged", 409
 
@@ -338,7 +341,7 @@ class InternalError(MochiError):
         )
 
 
-_PASSING = {QueueFull.code, OllamaBusy.code, ShuttingDown.code, TooManyConnections.code}
+PASSING = (QueueFull, OllamaBusy, ShuttingDown, TooManyConnections)
 """What passes by itself: their answers say when to come back."""
 
 
@@ -346,13 +349,14 @@ class Retold(MochiError):
     """A failure that was told before, told again."""
 
     def __init__(self, code: str, message: str, details: Mapping[str, Any]) -> None:
-        again = {"Retry-After": "5"} if code in _PASSING else {}
+        again = {"Retry-After": "5"} if code in {kind.code for kind in PASSING} else {}
         super().__init__(message, details, again)
         self.code = code
-        self.status = next((kind.status for kind in _kinds(MochiError) if kind.code == code), self.status)
+        self.status = next((kind.status for kind in kinds() if kind.code == code), self.status)
 
 
-def _kinds(kind: type[MochiError]) -> Iterator[type[MochiError]]:
+def kinds(kind: type[MochiError] = MochiError) -> Iterator[type[MochiError]]:
+    """Every kind of failure."""
     for below in kind.__subclasses__():
         yield below
-        yield from _kinds(below)
+        yield from kinds(below)

@@ -46,13 +46,17 @@ def references(*images: bytes) -> list[str]:
     return [f"sha256:{digest(one)}" for one in images]
 
 
-def seeing_standin() -> StandIn:
-    """The tiny models, and one that sees."""
-    sees = Model(
+def seeing_model() -> Model:
+    """A model that sees."""
+    return Model(
         name=f"{SEEING}:latest",
         reply=lambda _call: Reply(pieces=("I", " see", ".")),
         digest="5ee" + "0" * 61,
         capabilities=("completion", "vision"),
         context_length=32_768,
     )
-    return StandIn([*tiny_models(), sees])
+
+
+def seeing_standin() -> StandIn:
+    """The tiny models, and one that sees."""
+    return StandIn([*tiny_models(), seeing_model()])

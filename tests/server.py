@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Self
 import httpx
 import httpx_sse
 
+from tests.documented import check_documented
+
 LIMIT = 20.0
 """Seconds that anything here may take."""
 
@@ -75,7 +77,13 @@ class Server:
             )
         self.url = self._address()
         # Reading in certificates that nobody needs takes 20 ms of each start.
-        self._client = httpx.Client(base_url=self.url, timeout=LIMIT, trust_env=False, verify=False)  # noqa: S501
+        self._client = httpx.Client(
+            base_url=self.url,
+            timeout=LIMIT,
+            trust_env=False,
+            verify=False,  # noqa: S501
+            event_hooks={"response": [check_documented]},
+        )
 
     def stop(self, sig: int = signal.SIGTERM, limit: float = LIMIT) -> int:
         """Send the signal and wait for the end; the exit code."""

@@ -46,7 +46,7 @@ def first_cells(text: str) -> set[str]:
 
 def test_every_route_is_documented_and_no_other() -> None:
     documented = {name for name in first_cells(API) if re.match(r"(GET|POST|PUT|PATCH|DELETE) /", name)}
-    assert documented == {f"{method} {path.replace(':path', '')}" for method, path, _ in ROUTES}
+    assert documented == {f"{route.method} {route.shown_path}" for route in ROUTES}
 
 
 def test_every_error_code_is_documented_with_its_status_and_no_other() -> None:
@@ -133,9 +133,9 @@ def test_every_metric_in_the_readme_is_one() -> None:
 
 
 def test_paths_in_the_readme_are_routes_or_files() -> None:
-    patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(path)) + r"\Z") for _, path, _ in ROUTES]
-    for path in re.findall(r"http://127\.0\.0\.1:8000(/[\w/-]*)", README):
-        is_base = any(route.startswith(f"{path}/") for _, route, _ in ROUTES)
+    patterns = [re.compile(re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(route.shown_path)) + r"\Z") for route in ROUTES]
+    for path in re.findall(r"http://127\.0\.0\.1:8000(/[\w/.-]*)", README):
+        is_base = any(route.path.startswith(f"{path}/") for route in ROUTES)
         assert is_base or any(pattern.match(path) for pattern in patterns), f"the README calls {path}"
     for file in re.findall(r"\]\(([^)#:]+)\)|(?:^|\s)(scripts/[\w-]+)", README):
         assert (ROOT / (file[0] or file[1])).exists(), f"the README names {file}"

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from mochi_server.api.edge import Edge
 from mochi_server.api.http import State
-from mochi_server.api.routes import nothing_here, routes
+from mochi_server.api.routes import OPEN_PATHS, nothing_here, routes
 from mochi_server.api.security import Security
 from mochi_server.observability.metrics import Metrics
 from mochi_server.settings import Settings
@@ -28,4 +28,4 @@ def application(
     # Every stream of ours ends by itself once its reply has: nobody's last events are to be cut off.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # its type was left out
     router = Router(routes(), redirect_slashes=False, default=nothing_here, lifespan=lifespan)
-    return Edge(Security(router, settings), metrics)
+    return Edge(Security(router, settings, OPEN_PATHS), metrics)

@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.answers import WholeReply
 from mochi_server.api.format_schema import check_format
 from mochi_server.api.http import correlation_id, etag, invalid_parameter, json_response, read_json, state
 from mochi_server.api.images import sent_images
@@ -22,7 +23,7 @@ from mochi_server.domain.session_file import message_json
 from mochi_server.errors import ValidationFailed
 from mochi_server.store.keys import SERVER
 
-_EVENT_ID = re.compile(r"(?P<generation>[0-9a-f]{10})-(?P<number>[1-9][0-9]{0,9})\Z")
+EVENT_ID = re.compile(r"(?P<generation>[0-9a-f]{10})-(?P<number>[1-9][0-9]{0,9})\Z")
 
 
 async def send(request: Request) -> Response:
@@ -101,7 +102,7 @@ def _known_event(request: Request) -> Known | None:
     name, text = ("after", request.query_params.get("after")) if header is None else ("Last-Event-ID", header)
     if text is None:
         return None
-    match = _EVENT_ID.match(text)
+    match = EVENT_ID.match(text)
     if match is None:
         raise invalid_parameter(name, f"{text[:60]!r} is no event's id, such as 1970cc586e-12")
     return Known(generation_id=match["generation"], number=int(match["number"]), told_in=name)
@@ -144,11 +145,10 @@ async def _whole(request: Request, listener: Listener) -> Response:
         raise outcome.failure
     message = outcome.message
     return json_response(
-        {
-            "session_id": listener.session_id,
-            "message": msgspec.Raw(message_json(message)) if message else None,
-            "tool_calls_executed": [],
-            "context_window": complete_event(message).context_window if message else None,
-        },
+        WholeReply(
+            session_id=listener.session_id,
+            message=msgspec.Raw(message_json(message)) if message else None,
+            context_window=complete_event(message).context_window if message else None,
+        ),
         headers=headers,
     )

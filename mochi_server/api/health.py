@@ -5,6 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mochi_server import __version__
+from mochi_server.api.answers import Health, NotReady, Ready
 from mochi_server.api.http import json_response, state
 from mochi_server.errors import MochiError
 
@@ -13,7 +14,7 @@ PATIENCE_SECONDS = 2
 
 
 async def health(request: Request) -> Response:
-    """200 while this server can serve, whatever Ollama does."""
+    """Whether the server is there: 200 while it can serve, whatever Ollama does."""
     ollama = state(request)["ollama"]
     version: str | None = None
     with anyio.move_on_after(PATIENCE_SECONDS):
@@ -22,18 +23,17 @@ async def health(request: Request) -> Response:
         except MochiError:
             version = None
     return json_response(
-        {
-            "status": "ok",
-            "version": __version__,
-            "ollama_connected": version is not None,
-            "ollama_host": ollama.address.shown,
-            "ollama_version": version,
-        }
+        Health(
+            version=__version__,
+            ollama_connected=version is not None,
+            ollama_host=ollama.address.shown,
+            ollama_version=version,
+        )
     )
 
 
 async def ready(request: Request) -> Response:
-    """503 until a reply could be generated."""
+    """Whether a reply could be generated: 503 until it could."""
     parts = state(request)
     reason: str | None = "Ollama does not answer in time."
     if parts["generations"].closing:
@@ -46,5 +46,5 @@ async def ready(request: Request) -> Response:
             except MochiError as error:
                 reason = error.message
     if reason is None:
-        return json_response({"status": "ready"})
-    return json_response({"status": "not_ready", "reason": reason}, 503)
+        return json_response(Ready())
+    return json_response(NotReady(reason=reason), 503)

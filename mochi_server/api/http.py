@@ -10,8 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from mochi_server.api.answers import ErrorAnswer, Failure
 from mochi_server.api.openai_errors import envelope, is_openai, status_of
 from mochi_server.api.validation import invalid
+from mochi_server.chat.generation import error_event
 from mochi_server.chat.generations import Generations
 from mochi_server.domain.json_depth import DEEPEST_REQUEST, is_deeper_than
 from mochi_server.domain.session import Session
@@ -113,9 +115,8 @@ def error_response(error: MochiError, scope: Scope) -> Response:
     """An error outside of a stream."""
     if is_openai(scope["path"]):
         return json_response(envelope(error), status_of(error), error.headers)
-    correlation = correlation_id(scope)
-    told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": correlation}
-    return json_response({"detail": {"error": told}}, error.status, error.headers)
+    answer = ErrorAnswer(Failure(error_event(error, correlation_id(scope))))
+    return json_response(answer, error.status, error.headers)
 
 
 def connection_error(error: MochiError, path: str) -> bytes:

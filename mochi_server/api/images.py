@@ -16,7 +16,7 @@ from mochi_server.store.files import storage_error
 from mochi_server.store.images import OpenImage
 from mochi_server.store.threads import Threads
 
-_DIGEST = re.compile(r"(?:sha256:)?(?P<digest>[0-9a-f]{64})\Z")
+DIGEST = re.compile(r"(?:sha256:)?(?P<digest>[0-9a-f]{64})\Z")
 _SCHEME = re.compile(r"\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):")
 _SPACE = b" \t\r\n\f\v"
 
@@ -148,7 +148,7 @@ def _wrong(name: str, what: str) -> MochiError:
 
 def _digest(text: str) -> str:
     """Raises ImageNotFound for what no image is called: such a text never becomes a path."""
-    match = _DIGEST.match(text)
+    match = DIGEST.match(text)
     if match is None:
         raise _not_found(text)
     return match["digest"]

@@ -4,32 +4,20 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.answers import ModelInfo, ModelList
 from mochi_server.api.http import json_response, state
 from mochi_server.errors import ModelNotFound, ModelPathNotFound
 from mochi_server.ollama.catalog import Model
 
 
-class ModelInfo(msgspec.Struct, kw_only=True):
-    """A model as clients see it. Sizes are megabytes (10^6 bytes), `context_length` tokens."""
-
-    name: str
-    size_mb: float
-    format: str
-    family: str
-    parameter_size: str
-    quantization_level: str
-    capabilities: tuple[str, ...]
-    context_length: int | None
-
-
 async def list_models(request: Request) -> Response:
-    """Those that can chat, newest first."""
+    """The models that can chat, newest first."""
     models = await state(request)["catalog"].models()
-    return json_response({"models": [_info(model) for model in models]})
+    return json_response(ModelList([_info(model) for model in models]))
 
 
 async def read_model(request: Request) -> Response:
-    """One of them, by name."""
+    """One model, by its name."""
     try:
         model = await state(request)["catalog"].find(request.path_params["name"])
     except ModelNotFound as error:

@@ -1,5 +1,7 @@
 """What OpenAI's clients ask for: chat completions, whole or streamed, and the models."""
 
+from typing import Literal
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,7 +10,7 @@ from mochi_server.api.http import correlation_id, json_response, read_json, stat
 from mochi_server.api.openai_answer import Chunks, completion, head, whole_reply
 from mochi_server.api.openai_request import ask_for
 from mochi_server.api.openai_shapes import ChatCompletion
-from mochi_server.api.preconditions import idempotency_key, if_match
+from mochi_server.api.preconditions import checked_key, idempotency_key, if_match, refuse_if_match
 from mochi_server.api.replies import session_headers, whole
 from mochi_server.api.sse import EventStream
 from mochi_server.chat.generation import Listener
@@ -21,25 +23,35 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """A model as OpenAI's clients see it: its name, since when it is there (seconds since 1970), and whose it is."""
 
     id: str
-    object: str = "model"
+    object: Literal["model"] = "model"
     created: int
     owned_by: str
+
+
+class ModelCards(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that can chat, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
 
 
 async def chat_completions(request: Request) -> Response:
     """The answer to the conversation in the request; with `X-Session-Id` to what it adds to that session's."""
     asked = await read_json(request, ChatCompletion)
     session_id = request.headers.get("x-session-id")
+    revisions, key_sent = if_match(request), checked_key(request)
+    if session_id is None:
+        refuse_if_match(request, "Without X-Session-Id nothing is kept, and nothing has a revision.")
     ask = await ask_for(request, asked, in_session=session_id is not None)
     parts, correlation = state(request), correlation_id(request.scope)
     if session_id is None:
         listener = await parts["generations"].send_unkept(ask, correlation)
     else:
         key: Key | None = None
-        if "idempotency-key" in request.headers:
+        if key_sent is not None:
             # A body with images is large: its digest takes a while.
             key = await parts["store"].threads.run(idempotency_key, request, session_id, asked)
-        listener = await parts["generations"].send(session_id, ask, correlation, if_match(request), key)
+        listener = await parts["generations"].send(session_id, ask, correlation, revisions, key)
     return await (_streamed if asked.stream else _whole)(request, asked, listener, kept=session_id is not None)
 
 
@@ -63,13 +75,13 @@ async def _whole(request: Request, asked: ChatCompletion, listener: Listener, *,
 
 
 async def list_models(request: Request) -> Response:
-    """Those that can chat, newest first."""
+    """The models that can chat, newest first, as OpenAI's clients read them."""
     models = await state(request)["catalog"].models()
-    return json_response({"object": "list", "data": [_card(model) for model in models]})
+    return json_response(ModelCards(data=[_card(model) for model in models]))
 
 
 async def read_model(request: Request) -> Response:
-    """One of them, by name."""
+    """One model by its name, as OpenAI's clients read it."""
     try:
         model = await state(request)["catalog"].find(request.path_params["name"])
     except ModelNotFound as error:

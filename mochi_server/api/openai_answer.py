@@ -82,6 +82,40 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chunk adds to the reply."""
+
+    role: Literal["assistant"] | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chunk says of the one answer that there is; `finish_reason` comes with the last."""
+
+    index: int = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an answer that is streamed: what it adds. `Chunks` frames them by hand, for their speed.
+
+    With `include_usage` all have `usage`, which is null but in the last; that one has no choices. Of a reply that is in
+    a session the last ones have its `message_id`.
+    """
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    message_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same in all parts of one answer; `model` as it was asked for, `created` in seconds since 1970."""
 

@@ -39,11 +39,16 @@ def envelope(error: MochiError) -> Envelope:
     """The error as OpenAI's clients read it."""
     status = status_of(error)
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    code = _CODES.get(error.code, error.code)
-    return Envelope(Told(message=error.message, type=kind, param=_param(error.code, error.details), code=code))
+    param = _param(error.code, error.details)
+    return Envelope(Told(message=error.message, type=kind, param=param, code=code_of(error)))
 
 
-def status_of(error: MochiError) -> int:
+def code_of(error: MochiError | type[MochiError]) -> str:
+    """Its code."""
+    return _CODES.get(error.code, error.code)
+
+
+def status_of(error: MochiError | type[MochiError]) -> int:
     """The status of the answer."""
     return _STATUSES.get(error.code, error.status)
 

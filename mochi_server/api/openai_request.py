@@ -12,7 +12,7 @@ from mochi_server.api.format_schema import check_format
 from mochi_server.api.http import state
 from mochi_server.api.images import sent_images
 from mochi_server.api.new_session import check_length
-from mochi_server.api.openai_shapes import ASKING_FOR_NOTHING, ChatCompletion
+from mochi_server.api.openai_shapes import ASKING_FOR_NOTHING, TOOL_CHOICES, ChatCompletion
 from mochi_server.api.shapes import MOST_IMAGES
 from mochi_server.chat.prompt import Ask
 from mochi_server.domain.clock import timestamp
@@ -89,7 +89,7 @@ def _refuse_what_cannot_be_had(asked: ChatCompletion) -> None:
                 f"`{name}` cannot be had here: Ollama has nothing like it. Leave it out, or send {only}.",
                 {"path": f"$.{name}"},
             )
-    if asked.tool_choice not in (None, "auto", "none"):
+    if asked.tool_choice is not None and asked.tool_choice not in TOOL_CHOICES:
         raise ValidationFailed(
             "`tool_choice` may be `auto` or `none`: Ollama cannot make a model call a tool. Leave it out, and say in a "
             "message which one is to be called.",

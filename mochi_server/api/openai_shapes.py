@@ -126,6 +126,27 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+TOOL_CHOICES = ("auto", "none")
+ASKING_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": ([], ["text"]),
+    "audio": (),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "web_search_options": (),
+    "moderation": (),
+}
+"""The fields of a request that are refused, with what of them is let pass beside null: it is what happens anyway."""
+
+
+def _only(name: str) -> Meta:
+    """What one of these may be, for the document: who looks is `api/openai_request.py`, in words that say why."""
+    return Meta(extra_json_schema={"enum": [None, *ASKING_FOR_NOTHING[name]]})
+
+
 class ChatCompletion(msgspec.Struct, kw_only=True):
     """The whole body. The fields of the second group are refused, but for values that ask for nothing."""
 
@@ -144,30 +165,15 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     response_format: PlainFormat | JsonFormat | SchemaFormat | None = None
     reasoning_effort: Effort | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
-    tool_choice: Any = None
+    tool_choice: Annotated[Any, Meta(extra_json_schema={"enum": [None, *TOOL_CHOICES]})] = None
 
-    n: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    modalities: Any = None
-    audio: Any = None
-    functions: Any = None
-    function_call: Any = None
-    web_search_options: Any = None
-    moderation: Any = None
-
-
-ASKING_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "modalities": ([], ["text"]),
-    "audio": (),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "web_search_options": (),
-    "moderation": (),
-}
-"""The fields of the second group, with what of them is let pass beside null: it is what happens anyway."""
+    n: Annotated[Any, _only("n")] = None
+    logprobs: Annotated[Any, _only("logprobs")] = None
+    top_logprobs: Annotated[Any, _only("top_logprobs")] = None
+    logit_bias: Annotated[Any, _only("logit_bias")] = None
+    modalities: Annotated[Any, _only("modalities")] = None
+    audio: Annotated[Any, _only("audio")] = None
+    functions: Annotated[Any, _only("functions")] = None
+    function_call: Annotated[Any, _only("function_call")] = None
+    web_search_options: Annotated[Any, _only("web_search_options")] = None
+    moderation: Annotated[Any, _only("moderation")] = None

@@ -11,9 +11,9 @@ from mochi_server.chat.repeats import Key
 from mochi_server.errors import RevisionConflict
 from mochi_server.store.keys import digest
 
-_REVISIONS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e]*"\s*)*\Z')
+REVISIONS = re.compile(r'\s*(?:W/)?"[\x21\x23-\x7e]*"\s*(?:,\s*(?:W/)?"[\x21\x23-\x7e]*"\s*)*\Z')
 _STRONG = re.compile(r'(?:\A|[\s,])"([\x21\x23-\x7e]*)"')
-_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
+KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?\Z")
 _json = msgspec.json.Encoder(order="deterministic")
 
 
@@ -25,17 +25,17 @@ def if_match(request: Request) -> Expected:
     sent = ", ".join(request.headers.getlist("if-match"))
     if "if-match" not in request.headers or sent.strip() == "*":
         return None
-    if not _REVISIONS.match(sent):
+    if not REVISIONS.match(sent):
         raise invalid_parameter(
             "If-Match", 'it takes a revision in double quotes, as ETag tells it: "0123456789abcdef"'
         )
     return frozenset(_STRONG.findall(sent))
 
 
-def refuse_if_match(request: Request) -> None:
-    """For what makes a new session. Raises RevisionConflict: nothing is there yet that could be of a revision."""
+def refuse_if_match(request: Request, why: str = "This makes a new session, which has no revision yet.") -> None:
+    """For what is in no session yet. Raises RevisionConflict: nothing is there that could be of a revision."""
     if "if-match" in request.headers:
-        raise RevisionConflict("This makes a new session, which has no revision yet. Leave If-Match out.")
+        raise RevisionConflict(f"{why} Leave If-Match out.")
 
 
 def idempotency_key(request: Request, scope: str, asked: msgspec.Struct) -> Key | None:
@@ -43,9 +43,15 @@ def idempotency_key(request: Request, scope: str, asked: msgspec.Struct) -> Key 
 
     `scope` is a session's id, or the server. Raises ValidationFailed for what is no key.
     """
+    sent = checked_key(request)
+    return None if sent is None else Key(scope, digest(sent.encode()), digest(_json.encode(asked)))
+
+
+def checked_key(request: Request) -> str | None:
+    """The text of the request's `Idempotency-Key`. Raises ValidationFailed for what is no key."""
     sent = request.headers.getlist("idempotency-key")
     if not sent:
         return None
-    if len(sent) > 1 or not _KEY.match(sent[0]):
+    if len(sent) > 1 or not KEY.match(sent[0]):
         raise invalid_parameter("Idempotency-Key", "it is one of 1 to 255 printable ASCII characters")
-    return Key(scope, digest(sent[0].encode()), digest(_json.encode(asked)))
+    return sent[0]

@@ -5,6 +5,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.answers import PromptFile, PromptList, SessionPrompt
 from mochi_server.api.http import etag, json_response, read_json, state
 from mochi_server.api.new_session import prompt_text, system_message
 from mochi_server.api.sessions import rewritten
@@ -16,7 +17,7 @@ from mochi_server.store.prompts import NAMES, is_prompt_name
 
 async def list_prompts(request: Request) -> Response:
     """All system prompt files, by name."""
-    return json_response({"prompts": await state(request)["prompts"].listed()})
+    return json_response(PromptList(await state(request)["prompts"].listed()))
 
 
 async def create_prompt(request: Request) -> Response:
@@ -25,13 +26,14 @@ async def create_prompt(request: Request) -> Response:
     if not is_prompt_name(asked.filename):
         raise ValidationFailed(f"`filename` must have {NAMES}.", {"path": "$.filename"})
     await state(request)["prompts"].create(asked.filename, asked.content)
-    return json_response(asked, 201, {"Location": f"/api/v1/system-prompts/{quote(asked.filename)}"})
+    made = PromptFile(asked.filename, asked.content)
+    return json_response(made, 201, {"Location": f"/api/v1/system-prompts/{quote(asked.filename)}"})
 
 
 async def read_prompt(request: Request) -> Response:
     """One system prompt file."""
     filename = request.path_params["filename"]
-    return json_response({"filename": filename, "content": await state(request)["prompts"].read(filename)})
+    return json_response(PromptFile(filename, await state(request)["prompts"].read(filename)))
 
 
 async def replace_prompt(request: Request) -> Response:
@@ -39,7 +41,7 @@ async def replace_prompt(request: Request) -> Response:
     asked = await read_json(request, ReplacePrompt)
     filename = request.path_params["filename"]
     await state(request)["prompts"].replace(filename, asked.content)
-    return json_response({"filename": filename, "content": asked.content})
+    return json_response(PromptFile(filename, asked.content))
 
 
 async def delete_prompt(request: Request) -> Response:
@@ -62,12 +64,10 @@ async def set_system_prompt(request: Request) -> Response:
         return session.with_system(system_message(content, asked.source_file, now), now)
 
     saved = await rewritten(request, with_prompt)
-    return json_response(
-        {"content": content, "source_file": asked.source_file, "message_index": 0}, headers=etag(saved)
-    )
+    return json_response(SessionPrompt(content=content, source_file=asked.source_file), headers=etag(saved))
 
 
 async def remove_system_prompt(request: Request) -> Response:
-    """Go on without a system prompt."""
+    """Let the session go on without a system prompt."""
     saved = await rewritten(request, lambda s, now: s if s.system is None else s.with_system(None, now))
     return Response(status_code=204, headers=etag(saved))

@@ -17,11 +17,6 @@ from mochi_server.errors import ForbiddenOrigin, MisdirectedHost, Unauthorized, 
 from mochi_server.keys import is_known
 from mochi_server.settings import Settings, host_name, is_loopback
 
-OPEN_PATHS = frozenset(
-    {"/health", "/health/ready", "/api/v1/health", "/api/v1/health/ready", "/docs", "/openapi.json"},
-)
-"""What needs no key. Paths as the router compares them, so that no other way of writing one opens another."""
-
 _SHELL = re.compile(r"(?:app|tauri|vscode-webview)://[A-Za-z0-9._:-]*\Z", re.IGNORECASE)
 _SHELL_ORIGINS = ("http://tauri.localhost", "https://tauri.localhost")
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
@@ -40,10 +35,14 @@ _IMAGES = "/api/v1/images/"
 
 
 class Security:
-    """Pure ASGI: refuses what should not reach a handler, and answers CORS preflights."""
+    """Pure ASGI: refuses what should not reach a handler, and answers CORS preflights.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    `open_paths` need no key; as the router compares them, so that no other way of writing one opens another.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, open_paths: frozenset[str]) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._keys = settings.api_key
         self._hosts = {settings.host.strip("[]").lower(), *(host_name(host) for host in settings.allow_host)}
         self._origins = {_plain(origin.rstrip("/")) for origin in settings.allow_origin} | set(_SHELL_ORIGINS)
@@ -73,7 +72,7 @@ class Security:
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _preflight_response(headers)(scope, receive, send)
                 return
-        if self._keys and scope["path"] not in OPEN_PATHS and not self._has_key(headers):
+        if self._keys and scope["path"] not in self._open_paths and not self._has_key(headers):
             raise Unauthorized
         self._check_body(headers)
         await self._app(scope, receive, send)

@@ -12,10 +12,20 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mochi_server.api.answers import (
+    DamagedSession,
+    EditedMessage,
+    RunningReply,
+    SessionPage,
+    SessionStatus,
+    TruncatedSession,
+    WindowStatus,
+)
 from mochi_server.api.http import etag, invalid_parameter, json_response, raw_response, read_json, state
 from mochi_server.api.new_session import DEFAULT_TOOL_SETTINGS, check_length, new_session
 from mochi_server.api.preconditions import if_match, refuse_if_match
 from mochi_server.api.shapes import ChangeSession, CreateSession, EditMessage, SetHead
+from mochi_server.chat.generation import Generation
 from mochi_server.chat.prompt import outlook
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import used_tokens, window_reason
@@ -60,12 +70,12 @@ async def list_sessions(request: Request) -> Response:
         matches=None if model is None else _of_model(model),
     )
     return json_response(
-        {
-            "sessions": [msgspec.Raw(one.line) for one in page.sessions],
-            "next_cursor": _cursor(page.more) if page.more else None,
-            "total": page.total,
-            "damaged": [{"session_id": one.session_id, "reason": one.reason} for one in page.damaged],
-        }
+        SessionPage(
+            sessions=[msgspec.Raw(one.line) for one in page.sessions],
+            next_cursor=_cursor(page.more) if page.more else None,
+            total=page.total,
+            damaged=[DamagedSession(one.session_id, one.reason) for one in page.damaged],
+        )
     )
 
 
@@ -107,7 +117,7 @@ async def delete(request: Request) -> Response:
 
 
 async def read_messages(request: Request) -> Response:
-    """The active path."""
+    """The messages of a session: its system prompt and the active path."""
     session = await _shown(request)
     return raw_response(b'{"messages":' + _array(session.messages) + b"}", headers=etag(session))
 
@@ -119,12 +129,12 @@ async def edit_message(request: Request) -> Response:
     index = _index(request)
     saved = await rewritten(request, lambda s, now: s.edit(index, asked.content, new_id(), now))
     return json_response(
-        {
-            "session_id": saved.metadata.session_id,
-            "message_index": index,
-            "message_count": saved.metadata.message_count,
-            "message": msgspec.Raw(message_json(saved.messages[index])),
-        },
+        EditedMessage(
+            session_id=saved.metadata.session_id,
+            message_index=index,
+            message_count=saved.metadata.message_count,
+            message=msgspec.Raw(message_json(saved.messages[index])),
+        ),
         headers=etag(saved),
     )
 
@@ -133,12 +143,12 @@ async def truncate(request: Request) -> Response:
     """Take a message and all after it off the active path."""
     index = _index(request)
     saved = await rewritten(request, lambda s, now: s.truncate(index, now))
-    told = {"session_id": saved.metadata.session_id, "message_count": saved.metadata.message_count}
+    told = TruncatedSession(session_id=saved.metadata.session_id, message_count=saved.metadata.message_count)
     return json_response(told, headers=etag(saved))
 
 
 async def read_tree(request: Request) -> Response:
-    """Every message that was ever on a path."""
+    """Every message that was ever in a session, as a tree."""
     session = await _shown(request)
     head = msgspec.json.encode(session.head.message_id if session.head else None)
     return raw_response(b'{"messages":' + _array(session.tree()) + b',"head":' + head + b"}", headers=etag(session))
@@ -151,36 +161,23 @@ async def set_head(request: Request) -> Response:
 
 
 async def read_status(request: Request) -> Response:
-    """What the session is set to, and what goes on in it."""
+    """What a session is set to, and what goes on in it."""
     session = await _shown(request)
     metadata = session.metadata
     generation = state(request)["generations"].running(metadata.session_id)
     tool_settings = metadata.tool_settings or DEFAULT_TOOL_SETTINGS
-    running = generation and {
-        "generation_id": generation.id,
-        "phase": generation.phase,
-        "age_ms": generation.age_ms(),
-        **({} if generation.ticket.position is None else {"position": generation.ticket.position}),
-    }
-    return json_response(
-        {
-            "session_id": metadata.session_id,
-            "model": metadata.model,
-            "message_count": metadata.message_count,
-            "context_window": await _window_status(request, session),
-            # Kept as they were given, but nothing acts on them until tools and agents exist.
-            "tools_enabled": False,
-            "active_tools": [],
-            "execution_policy": tool_settings.get("execution_policy", "always_confirm"),
-            "agents_enabled": False,
-            "enabled_agents": [],
-            "system_prompt_file": session.system.source_file if session.system else None,
-            "summary": metadata.summary,
-            "summary_model": metadata.summary_model,
-            "generation": running,
-        },
-        headers=etag(session),
+    status = SessionStatus(
+        session_id=metadata.session_id,
+        model=metadata.model,
+        message_count=metadata.message_count,
+        context_window=await _window_status(request, session),
+        execution_policy=tool_settings.get("execution_policy", "always_confirm"),
+        system_prompt_file=session.system.source_file if session.system else None,
+        summary=metadata.summary,
+        summary_model=metadata.summary_model,
+        generation=_running(generation) if generation else None,
     )
+    return json_response(status, headers=etag(session))
 
 
 def session_response(session: Session) -> Response:
@@ -212,23 +209,33 @@ def _changed(session: Session, changes: dict[str, Any], window: dict[str, Any]) 
     return session.with_metadata(timestamp(datetime.now(UTC)), **changes)
 
 
-async def _window_status(request: Request, session: Session) -> dict[str, Any]:
+def _running(generation: Generation) -> RunningReply:
+    position = generation.ticket.position
+    return RunningReply(
+        generation_id=generation.id,
+        phase=generation.phase,
+        age_ms=generation.age_ms(),
+        position=UNSET if position is None else position,
+    )
+
+
+async def _window_status(request: Request, session: Session) -> WindowStatus:
     metadata, windows = session.metadata, state(request)["generations"].windows
     config = metadata.context_window_config or {}
     known = await windows.known_now(metadata.model)
     next_turn = outlook(session, known, windows.factor(metadata.model))
     last = next((m for m in reversed(session.path) if isinstance(m, AssistantMessage)), None)
     window, estimated = next_turn.window, next_turn.estimated_tokens
-    return {
-        "dynamic_enabled": config.get("dynamic_enabled", True),
-        "current_window": window,
-        "usage_tokens": used_tokens(last) if last else 0,
-        "estimated_tokens": estimated,
-        "remaining_tokens": None if window is None else max(window - estimated, 0),
-        "reason": window_reason(fixed=next_turn.fixed, named=known.named is not None and not next_turn.fixed),
-        "model_max_context": known.limit,
-        "manual_override": config.get("manual_override", False),
-    }
+    return WindowStatus(
+        dynamic_enabled=config.get("dynamic_enabled", True),
+        current_window=window,
+        usage_tokens=used_tokens(last) if last else 0,
+        estimated_tokens=estimated,
+        remaining_tokens=None if window is None else max(window - estimated, 0),
+        reason=window_reason(fixed=next_turn.fixed, named=known.named is not None and not next_turn.fixed),
+        model_max_context=known.limit,
+        manual_override=config.get("manual_override", False),
+    )
 
 
 def _array(messages: Iterable[Message]) -> bytes:

@@ -1,5 +1,6 @@
 """The bodies of requests, typed. A field that is not here is refused by name."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -8,7 +9,20 @@ from msgspec import UNSET, Meta, UnsetType
 from mochi_server.chat.generation import OnDisconnect
 from mochi_server.domain.options import Options
 from mochi_server.ollama.wire import Format, Think
+from mochi_server.store.listing import ID
 from mochi_server.store.prompts import LONGEST_PROMPT
+
+
+def documented(expression: re.Pattern[str]) -> Meta:
+    """The form of a text as the document tells it, for what is checked elsewhere, in better words than msgspec has."""
+    plain = re.sub(r"\?P<\w+>", "", expression.pattern.removesuffix(r"\Z"))
+    return Meta(extra_json_schema={"pattern": f"^(?:{plain})$", "minLength": 1})
+
+
+SessionId = Annotated[str, documented(ID)]
+PromptName = Annotated[
+    str, Meta(extra_json_schema={"pattern": r"^[A-Za-z0-9_][A-Za-z0-9_. \-]*\.md$", "minLength": 4, "maxLength": 255})
+]
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=300)]
 Label = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -34,7 +48,7 @@ class CreateSession(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     system_prompt: Text | None = None
     system_prompt_source_file: Label | None = None
     title: Title | None = None
-    session_id: str | None = None
+    session_id: SessionId | None = None
     options: Options | None = None
     history_limit: MessageLimit | None = None
     tool_settings: dict[str, Any] | None = None
@@ -79,7 +93,7 @@ class SetSystemPrompt(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class NewPrompt(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /system-prompts`."""
 
-    filename: str
+    filename: PromptName
     content: PromptText
 
 

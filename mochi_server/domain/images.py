@@ -8,6 +8,8 @@ import msgspec
 PREFIX = "sha256:"
 _REFERENCE = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})\Z")
 
+MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+
 MOST_PARTS = 200_000
 """How many chunks, segments or blocks of an image are looked at; none that is meant to be seen has as many."""
 
@@ -36,7 +38,7 @@ def digest_of(reference: str) -> str | None:
 
 
 def media_type(head: bytes) -> str | None:
-    """What the first bytes say: `image/png`, `image/jpeg`, `image/webp`, `image/gif`, or None for anything else."""
+    """What the first bytes say: one of `MEDIA_TYPES`, or None for anything else."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):

@@ -319,9 +319,9 @@ def test_a_path_that_is_not_there_is_told(house: House, method: str, path: str) 
     assert checked(house.server, response)[:2] == (404, "not_found")
 
 
-@pytest.mark.parametrize("path", sorted({path for _, path, _ in ROUTES}))
+@pytest.mark.parametrize("path", sorted({route.path for route in ROUTES}))
 def test_a_method_that_a_path_does_not_take_is_refused_with_all_those_that_it_takes(house: House, path: str) -> None:
-    allowed = {method for method, other, _ in ROUTES if other == path}
+    allowed = {route.method for route in ROUTES if route.path == path}
     allowed |= {"HEAD"} if "GET" in allowed else set()
     target = path.replace("{session_id}", house.session).replace("{index}", "1")
     target = target.replace("{name:path}", "tiny").replace("{filename:path}", "brief.md")
@@ -341,7 +341,7 @@ def body_for(method: str, path: str) -> bytes:
     return json.dumps(bodies.get(last, {"message": "x"} if "/chat/" in path and last != "stop" else {})).encode()
 
 
-OF_A_SESSION = [(method, path) for method, path, _ in ROUTES if "{session_id}" in path]
+OF_A_SESSION = [(route.method, route.path) for route in ROUTES if "{session_id}" in route.path]
 
 
 @pytest.mark.parametrize(("method", "path"), OF_A_SESSION, ids=[f"{m} {p}" for m, p in OF_A_SESSION])

@@ -66,7 +66,9 @@ def path_of(template: str, session: str, segment: str, *, there: bool) -> str:
     return path.replace("{index}", quoted).replace("{name:path}", quoted).replace("{filename:path}", quoted)
 
 
-@pytest.mark.parametrize(("method", "template"), [r[:2] for r in ROUTES], ids=[f"{r[0]} {r[1]}" for r in ROUTES])
+@pytest.mark.parametrize(
+    ("method", "template"), [(r.method, r.path) for r in ROUTES], ids=[f"{r.method} {r.path}" for r in ROUTES]
+)
 def test_no_body_path_or_query_makes_a_route_fail_or_hang(shared: Server, method: str, template: str) -> None:
     session = shared.new_session(system_prompt="s")
     shared.ok("POST", f"/chat/{session}", {"message": "hi"})

@@ -8,8 +8,7 @@ import httpx
 import pytest
 from openai import AuthenticationError
 
-from mochi_server.api.routes import ROUTES
-from mochi_server.api.security import OPEN_PATHS
+from mochi_server.api.routes import OPEN_PATHS, ROUTES
 from tests.api.wire import connect, exchange, read_answer
 from tests.openai.clients import official
 from tests.server import API, Server, told
@@ -103,7 +102,7 @@ def test_a_key_in_the_address_is_none(keyed: Server) -> None:
         assert get(keyed, target=f"{SESSIONS}?{name}={KEYS[0]}").status_code == 401
 
 
-PATHS = sorted({(method, path) for method, path, _ in ROUTES})
+PATHS = sorted({(route.method, route.path) for route in ROUTES})
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS, ids=[f"{m} {p}" for m, p in PATHS])

@@ -117,7 +117,7 @@ def test_nothing_is_called_known_where_nothing_is(shared: Server) -> None:
     assert "Known are" not in message
 
 
-WHOLE = [(method, path) for method, path, _ in ROUTES if not path.endswith(("{session_id}", "{index}"))]
+WHOLE = [(route.method, route.path) for route in ROUTES if not route.path.endswith(("{session_id}", "{index}"))]
 
 
 @pytest.mark.parametrize(("method", "path"), WHOLE, ids=[f"{m} {p}" for m, p in WHOLE])

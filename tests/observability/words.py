@@ -175,7 +175,7 @@ def ask_everything(server: Server) -> Iterator[httpx.Response]:
     """The answers of every route to a request that has a mark in every header, in its query, body and path."""
     headers = {name: form.format(mark(name.lower())) for name, form in HEADERS.items()}
     body = json.dumps({mark("name"): mark("value")}).encode()
-    for method, route, _ in ROUTES:
+    for method, route in ((one.method, one.path) for one in ROUTES):
         for path in {re.sub(r"\{.*?\}", SESSION, route), re.sub(r"\{.*?\}", mark("path"), route)}:
             for more in (headers, {k: v for k, v in headers.items() if k in CREDENTIALS}):
                 query = f"?{mark('query-name')}={mark('query')}&limit={mark('limit')}&cursor={mark('cursor')}"
@@ -188,7 +188,7 @@ def ask_everything(server: Server) -> Iterator[httpx.Response]:
 
 def ask_as_another(server: Server) -> Iterator[httpx.Response]:
     """The answers to a client that said none of it, and asks for what is not to be had."""
-    for method, route, _ in ROUTES:
+    for method, route in ((one.method, one.path) for one in ROUTES):
         for session in (SESSION, *DAMAGED.keys() - {QUOTED}):
             path = re.sub(r"\{.*?\}", session, route)
             if method != "DELETE":

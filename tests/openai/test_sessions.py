@@ -366,3 +366,12 @@ def test_without_the_header_a_stream_is_of_no_session(server: Server) -> None:
     assert "message_id" not in chunks_of(answer.body)[-1]
     assert {"x-session-id", "etag", "x-message-id"}.isdisjoint(name.lower() for name in answer.headers)
     assert server.ok("GET", "/sessions")["total"] == before
+
+
+def test_a_revision_is_refused_where_nothing_is_kept(server: Server, standin: StandInThread) -> None:
+    asked, before = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}, len(standin.chats)
+    sent = (("If-Match", '"0123456789abcdef"', 412), ("If-Match", "*", 412), ("If-Match", "{}", 400))
+    for name, value, status in (*sent, ("Idempotency-Key", "", 400)):
+        answer = server.client.post("/v1/chat/completions", json=asked, headers={name: value})
+        assert answer.status_code == status
+    assert len(standin.chats) == before
