@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mochi_server.api.openapi import ELSEWHERE
 from mochi_server.api.schemas import Schema
 
 _STYLE = Path(__file__).with_name("docs.css")
@@ -107,7 +108,8 @@ def _begin(document: Schema) -> str:
         for one in schemes
     )
     return f"""<p>Requests and answers are JSON in UTF-8; a request with a body says
-<code>Content-Type: application/json</code>. A field that is not known is refused, by name.</p>
+<code>Content-Type: application/json</code>. A field that is not known is refused, by name;
+below <code>/v1</code> it is ignored.</p>
 <p>Where the server has API keys, send one as {keys}. Health and these pages need none.</p>
 <p>Every answer has <code>X-Correlation-Id</code>: the id under which the server's log has the request. It is the
 request's own, where that has one of 1 to 128 letters, digits, dots, dashes and underscores.</p>
@@ -171,7 +173,7 @@ def _parameters(parameters: Iterable[Schema]) -> str:
 
 def _answer(status: str, told: Schema) -> str:
     contents: dict[str, Schema] = told.get("content", {})
-    what = " Or: ".join(_content(kind, body) for kind, body in contents.items() if _content(kind, body))
+    what = "; or ".join(_content(kind, body) for kind, body in contents.items() if _content(kind, body))
     headers = [name for name in told["headers"] if name not in _EVERYWHERE]
     with_headers = f" With {', '.join(f'<code>{escape(name)}</code>' for name in headers)}." if headers else ""
     example = ""
@@ -189,9 +191,9 @@ def _content(media_type: str, body: Schema) -> str:
     if media_type != "text/event-stream":
         return ""
     if "oneOf" in body["schema"]:
-        return 'A stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
+        return 'a stream of <a href="#events">events</a>, of which <code>done</code> is always the last.'
     chunk, *_ = body["schema"]["properties"]["data"]["anyOf"]
-    return f"A stream of {_kind(chunk['contentSchema'])}, and <code>[DONE]</code> behind the last."
+    return f"a stream of {_kind(chunk['contentSchema'])}, and <code>[DONE]</code> behind the last."
 
 
 def _curl(address: str, method: str, path: str, operation: Schema) -> str:
@@ -235,8 +237,8 @@ def _events(document: Schema) -> str:
 def _errors(document: Schema) -> str:
     """All error codes, each with every status that it may have."""
     found: dict[str, tuple[set[str], str]] = {}
-    elsewhere = [("404", document["components"]["responses"]["NotFound"])]
-    elsewhere += [("405", document["components"]["responses"]["MethodNotAllowed"])]
+    responses = document["components"]["responses"]
+    elsewhere = [(str(kind.status), responses[kind.__name__]) for kind in ELSEWHERE]
     told = [answer for _, _, operation in _operations(document) for answer in operation["responses"].items()]
     for status, answer in (*told, *elsewhere):
         for code, words in _CODE.findall(_resolved(answer, document)["description"]):

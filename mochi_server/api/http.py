@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.answers import ErrorAnswer, Failure, Refusal, RefusedConnection, RefusedWith
 from mochi_server.api.openai_errors import envelope, is_openai, status_of
 from mochi_server.api.validation import invalid
 from mochi_server.chat.generation import error_event
@@ -123,8 +123,8 @@ def connection_error(error: MochiError, path: str) -> bytes:
     """The body of an error that a connection is refused with before there is a request, and so without its id."""
     if is_openai(path):
         return _encoder.encode(envelope(error))
-    told = {"code": error.code, "message": error.message, "details": error.details, "correlation_id": None}
-    return _encoder.encode({"detail": {"error": told}})
+    refusal = Refusal(error.code, error.message, error.details)
+    return _encoder.encode(RefusedConnection(RefusedWith(refusal)))
 
 
 def body_too_large(limit: int) -> PayloadTooLarge:

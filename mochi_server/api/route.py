@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.answers import ErrorAnswer, Failure, Refusal, RefusedConnection, RefusedWith
 from mochi_server.api.openai_errors import Envelope, code_of, envelope, status_of
 from mochi_server.api.parameters import ALLOW, CORRELATION, ETAG, REQUEST_ID, RETRY_AFTER, SHOULD_RETRY, Parameter
 from mochi_server.domain.events import ErrorEvent
@@ -78,6 +78,15 @@ OURS = Dialect(
     code=lambda kind: kind.code,
     code_at=("detail", "error", "code"),
     example=lambda told: ErrorAnswer(Failure(told)),
+)
+
+CONNECTION = Dialect(
+    shape=RefusedConnection,
+    status=lambda kind: kind.status,
+    code=lambda kind: kind.code,
+    code_at=("detail", "error", "code"),
+    example=lambda told: RefusedConnection(RefusedWith(Refusal(told.code, told.message, told.details))),
+    headers=(),
 )
 
 OPENAI = Dialect(
