@@ -4,6 +4,7 @@ try:
     import asyncio
     import contextlib
     import errno
+    import logging
     import math
     import socket
     import sys
@@ -19,8 +20,11 @@ try:
     from mochi_server.app import create_app, require_model
     from mochi_server.chat.generations import Generations
     from mochi_server.command_line import read_settings
+    from mochi_server.connections.connection import Connections
     from mochi_server.errors import MochiError
-    from mochi_server.observability.logs import configure
+    from mochi_server.keys import is_readable_by_others
+    from mochi_server.observability.logs import configure, log
+    from mochi_server.observability.metrics import Metrics
     from mochi_server.settings import Settings, SettingsError
     from mochi_server.store.files import FolderInUse
     from mochi_server.store.prompts import check_folder
@@ -29,7 +33,15 @@ except KeyboardInterrupt:
     # Reading all this in takes a third of a second, in which people change their minds.
     raise SystemExit(130) from None
 
+if sys.platform != "win32":
+    import resource
+
+logger = logging.getLogger("mochi_server.start")
+
 BACKLOG = 2048
+OTHER_DESCRIPTORS = 128
+"""Files and sockets that a server has open beside its connections and its replies."""
+
 PEER_SECONDS = 90
 """How long a client may be silent on the level of TCP; a stream's heartbeats are acknowledged by who is there."""
 
@@ -113,13 +125,16 @@ def _run(arguments: Sequence[str]) -> None:
         if settings.require_model:
             _require_model(settings)
         listener = _listen(settings)
-        store = _take_folder(settings)
+        metrics = Metrics()
+        store = _take_folder(settings, metrics)
         _check_prompts_folder(settings)
     except SettingsError as error:
         print(f"mochi-server: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
         sys.exit(2)
     configure(settings.log_level, settings.log_format or ("console" if sys.stderr.isatty() else "json"))
-    Server(_config(settings, store), settings, _address(settings, listener)).run(sockets=[listener])
+    if settings.api_key_file is not None and is_readable_by_others(Path(settings.api_key_file).expanduser()):
+        log(logger, logging.WARNING, "other users of this machine can read the API key file; chmod 600 prevents it")
+    Server(_config(settings, store, metrics), settings, _address(settings, listener)).run(sockets=[listener])
 
 
 def _require_model(settings: Settings) -> None:
@@ -164,9 +179,9 @@ def _notice_dead_peers(listener: socket.socket) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _take_folder(settings: Settings) -> SessionStore:
+def _take_folder(settings: Settings, metrics: Metrics) -> SessionStore:
     with _told(settings, "sessions", settings.sessions_dir, "--sessions-dir"):
-        store = SessionStore(settings.sessions_folder)
+        store = SessionStore(settings.sessions_folder, metrics)
         store.take()
     return store
 
@@ -194,10 +209,10 @@ def _told(settings: Settings, what: str, folder: str, flag: str) -> Iterator[Non
     raise SettingsError(f"the {what} folder {shown!r} {reason}; choose another with --data-dir or {flag}")
 
 
-def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
+def _config(settings: Settings, store: SessionStore, metrics: Metrics) -> uvicorn.Config:
     config = uvicorn.Config(
-        create_app(settings, store),
-        http="httptools",
+        create_app(settings, store, metrics),
+        http=cast("type[asyncio.Protocol]", Connections(settings, _connections(settings), metrics).connect),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -209,6 +224,27 @@ def _config(settings: Settings, store: SessionStore) -> uvicorn.Config:
     # Reads in the loop's library here, where Ctrl-C leaves nothing half begun.
     config.get_loop_factory()
     return config
+
+
+def _connections(settings: Settings) -> int:
+    """How many connections there may be: what the settings say, or what the system has descriptors for."""
+    if sys.platform == "win32":
+        return settings.max_connections
+    # Each reply has a journal, and one to Ollama.
+    others = OTHER_DESCRIPTORS + 2 * (settings.max_concurrent + settings.max_queue)
+    wanted = settings.max_connections + others
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return settings.max_connections
+    more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        soft = more
+    if soft >= wanted:
+        return settings.max_connections
+    fitting = max(soft - others, soft // 2)
+    log(logger, logging.WARNING, "fewer connections than configured: no more files may be open", limit=fitting)
+    return fitting
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:

@@ -13,14 +13,16 @@ import dotenv
 import msgspec
 
 from mochi_server import __version__
+from mochi_server.keys import BadKeys, digests_of, read_key_file
 from mochi_server.ollama.address import parse_address
 from mochi_server.ollama.catalog import full_name
 from mochi_server.settings import SETTINGS, Setting, Settings, SettingsError, host_name, is_loopback
 
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(Settings)}
-_LISTS = ("allow_host", "allow_origin", "allowed_models")
+_LISTS = ("allow_host", "allow_origin", "allowed_models", "api_key")
 _SWITCHES = ("demo", "require_model")
+_FLAGS_FOR_KEYS = ("--api-key", "--api-keys", "--key")
 _BOUND = re.compile(r"Expected `\w+` (?P<length>of length )?(?P<bound>[<>]=?) (?P<size>-?\d+)")
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -34,6 +36,8 @@ def read_settings(
     Raises SettingsError; prints and exits as argparse does for `--help`, `--version` and unknown flags.
     """
     settings = Settings(**values_told(SETTINGS, vars(_parser().parse_args(arguments)), environment, folder))
+    if settings.api_key_file is not None:
+        settings = _with_key_file(settings, settings.api_key_file)
     _check(settings)
     return settings
 
@@ -44,6 +48,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise it, in one line."""
         raise SettingsError(f"{' '.join(message.split())}; see {self.prog} --help")
+
+
+class _ServerParser(Parser):
+    """The server's flags; an argument that nobody asked for is not shown, since it may be a key."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it, in one line."""
+        told, separator, unknown = message.partition("unrecognized arguments: ")
+        if separator:
+            flag = unknown.split()[0].partition("=")[0] if unknown.startswith("-") else ""
+            message = f"{told}there is no flag {flag}" if flag else f"{told}only flags are taken"
+            if flag in _FLAGS_FOR_KEYS:
+                message += ", which everybody on this machine could see: set MOCHI_API_KEY, or name an --api-key-file"
+        super().error(message)
 
 
 def values_told(
@@ -59,7 +77,7 @@ def values_told(
 
 
 def _parser() -> Parser:
-    parser = Parser(
+    parser = _ServerParser(
         prog="mochi-server",
         description="A session-based chat server over a local Ollama.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -134,6 +152,8 @@ def _converted(setting: Setting, source: str, value: Any) -> Any:
         return value.lower() in _YES
     if setting.field == "allowed_models" and not value:
         raise SettingsError(f"{source} names no model; leave it out to allow all")
+    if setting.field == "api_key":
+        return _digests(source, value)
     if setting.field == "allow_host":
         value = [_bracketed(host) for host in value]
     try:
@@ -148,6 +168,23 @@ def _converted(setting: Setting, source: str, value: Any) -> Any:
             f"{source} is no address: {error}; give a host, host:port or a URL such as http://127.0.0.1:11434"
         ) from None
     return converted
+
+
+def _digests(source: str, keys: list[str]) -> tuple[bytes, ...]:
+    try:
+        return digests_of(keys)
+    except BadKeys as error:
+        raise SettingsError(f"{source} {error}") from None
+
+
+def _with_key_file(settings: Settings, path: str) -> Settings:
+    try:
+        keys = read_key_file(Path(path).expanduser())
+    except (BadKeys, RuntimeError) as error:
+        # The name is not shown: it may be a key that ended up there.
+        reason = str(error) if isinstance(error, BadKeys) else "lies in no home folder that there is"
+        raise SettingsError(f"--api-key-file (MOCHI_API_KEY_FILE): the file {reason}") from None
+    return msgspec.structs.replace(settings, api_key=tuple(dict.fromkeys(settings.api_key + keys)))
 
 
 def _in_plain_words(told: str, setting: Setting, value: Any) -> str:
@@ -186,10 +223,10 @@ def _bracketed(host: str) -> str:
 
 
 def _check(settings: Settings) -> None:
-    if not is_loopback(settings.host):
+    if not is_loopback(settings.host) and not settings.api_key:
         raise SettingsError(
             f"--host (MOCHI_HOST): listening on {_quoted(settings.host)} would let other machines read the "
-            "conversations, and this version has no API keys to prevent it; use 127.0.0.1, ::1 or localhost"
+            "conversations; set a key with MOCHI_API_KEY or --api-key-file, or use 127.0.0.1, ::1 or localhost"
         )
     if settings.allowed_models and settings.model is not None:
         allowed = {full_name(name) for name in settings.allowed_models}

@@ -2,7 +2,9 @@
 
     MochiError
     ├── InvalidJson, ValidationFailed, UnsupportedMediaType, PayloadTooLarge     the request's bytes
-    ├── NotFound, MethodNotAllowed, MisdirectedHost, ForbiddenOrigin             where it went, where it came from
+    ├── BadRequest, HeadersTooLarge, RequestTimeout, TooManyConnections          the connection's
+    ├── NotFound, MethodNotAllowed                                               where it went
+    ├── MisdirectedHost, ForbiddenOrigin, Unauthorized                           where it came from
     ├── SessionNotFound, MessageNotFound, PromptNotFound, ModelNotFound,         what it names
     │   ImageNotFound
     ├── EmptyHistory, InvalidMessageIndex, CapabilityMissing, ContextOverflow    what cannot be done
@@ -63,6 +65,37 @@ class PayloadTooLarge(MochiError):
     code, status = "payload_too_large", 413
 
 
+class BadRequest(MochiError):
+    """Bytes that are no HTTP, or HTTP that can be understood in two ways."""
+
+    code, status = "bad_request", 400
+
+
+class HeadersTooLarge(MochiError):
+    """The head of a request is over its limit, in bytes or in lines."""
+
+    code, status = "headers_too_large", 431
+
+
+class RequestTimeout(MochiError):
+    """A request comes too slowly."""
+
+    code, status = "request_timeout", 408
+
+
+class TooManyConnections(MochiError):
+    """All connections that there may be are at work; with `Retry-After`."""
+
+    code, status = "too_many_connections", 503
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            "All connections that this server takes are at work. Try again, or raise MOCHI_MAX_CONNECTIONS.",
+            {"limit": limit},
+            {"Retry-After": "5"},
+        )
+
+
 class NotFound(MochiError):
     """No such path."""
 
@@ -85,6 +118,18 @@ class ForbiddenOrigin(MochiError):
     """A web page of a foreign origin asks."""
 
     code, status = "forbidden_origin", 403
+
+
+class Unauthorized(MochiError):
+    """No key, a wrong one, or two different ones: always told in the same words."""
+
+    code, status = "unauthorized", 401
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server needs a key, as `Authorization: Bearer KEY` or as `X-API-Key: KEY`. Ask who runs it for one.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
 
 
 class SessionNotFound(MochiError):
@@ -296,7 +341,7 @@ class InternalError(MochiError):
         )
 
 
-PASSING = (QueueFull, OllamaBusy, ShuttingDown)
+PASSING = (QueueFull, OllamaBusy, ShuttingDown, TooManyConnections)
 """What passes by itself: their answers say when to come back."""
 
 

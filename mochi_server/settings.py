@@ -35,12 +35,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     require_model: bool = False
     allow_host: tuple[Text, ...] = ()
     allow_origin: tuple[Text, ...] = ()
+    api_key: tuple[bytes, ...] = ()
+    """SHA-256 digests, those of the key file's included."""
+
+    api_key_file: Text | None = None
     max_concurrent: Annotated[int, Meta(ge=1, le=100_000)] = 4
     max_queue: Annotated[int, Meta(ge=0, le=100_000)] = 64
     connect_timeout: Seconds = 5
     first_token_timeout: Seconds = 300
     token_timeout: Seconds = 60
     queue_timeout: Seconds = 120
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    header_timeout: Seconds = 10
+    body_timeout: Seconds = 30
+    keep_alive_timeout: Seconds = 75
+    max_header_bytes: Annotated[int, Meta(ge=1024, le=2**20)] = 32 * 1024
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31)] = 32 * 1024 * 1024
     max_message_chars: Annotated[int, Meta(ge=1, le=2**31)] = 1_000_000
     max_request_messages: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
@@ -88,7 +97,7 @@ SETTINGS = (
         flag="--host",
         variable="MOCHI_HOST",
         metavar="ADDRESS",
-        help="the address to listen on; only loopback addresses, since this version has no API keys",
+        help="the address to listen on; another than a loopback address needs an API key",
     ),
     Setting(
         field="port",
@@ -165,6 +174,18 @@ SETTINGS = (
         help="a web origin whose pages may use the server, such as https://chat.example.org; repeatable",
     ),
     Setting(
+        field="api_key",
+        variable="MOCHI_API_KEY",
+        help="keys of which every request must have one, separated by commas (default: none)",
+    ),
+    Setting(
+        field="api_key_file",
+        flag="--api-key-file",
+        variable="MOCHI_API_KEY_FILE",
+        metavar="FILE",
+        help="a file of such keys, one a line; for keys there is no flag, which everybody on this machine could see",
+    ),
+    Setting(
         field="max_concurrent",
         flag="--max-concurrent",
         variable="MOCHI_MAX_CONCURRENT",
@@ -186,6 +207,25 @@ SETTINGS = (
     ),
     Setting(field="token_timeout", variable="MOCHI_TOKEN_TIMEOUT", help="seconds from one token to the next"),
     Setting(field="queue_timeout", variable="MOCHI_QUEUE_TIMEOUT", help="seconds that a reply may wait for its turn"),
+    Setting(
+        field="max_connections",
+        variable="MOCHI_MAX_CONNECTIONS",
+        help="connections at a time; beyond that the one that was waited for longest is closed",
+    ),
+    Setting(field="header_timeout", variable="MOCHI_HEADER_TIMEOUT", help="seconds that a request's headers may take"),
+    Setting(
+        field="body_timeout",
+        variable="MOCHI_BODY_TIMEOUT",
+        help="seconds that a request's body may stand still; it must also come at 1,000 bytes a second",
+    ),
+    Setting(
+        field="keep_alive_timeout",
+        variable="MOCHI_KEEP_ALIVE_TIMEOUT",
+        help="seconds that a connection is kept for its next request",
+    ),
+    Setting(
+        field="max_header_bytes", variable="MOCHI_MAX_HEADER_BYTES", help="the largest head of a request, in bytes"
+    ),
     Setting(field="max_body_bytes", variable="MOCHI_MAX_BODY_BYTES", help="the largest request body, in bytes"),
     Setting(field="max_message_chars", variable="MOCHI_MAX_MESSAGE_CHARS", help="the longest message, in characters"),
     Setting(field="max_image_bytes", variable="MOCHI_MAX_IMAGE_BYTES", help="the largest image, in bytes"),

@@ -13,11 +13,14 @@ from mochi_server.api.openai_shapes import ASKING_FOR_NOTHING, ChatCompletion
 from mochi_server.api.routes import ROUTES
 from mochi_server.chat.generation import StopReason
 from mochi_server.domain import events, messages, session
+from mochi_server.observability.fields import FIELDS
+from mochi_server.observability.metrics import Metrics, Reply
 from mochi_server.settings import SETTINGS, Settings
 
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "app_specs/http_api.md").read_text("utf-8")
 STORAGE = (ROOT / "app_specs/storage.md").read_text("utf-8")
+OBSERVABILITY = (ROOT / "app_specs/observability.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
 MESSAGES = "And of a message, all other fields (`name`, `reasoning`, ...) being ignored:"
 
@@ -103,6 +106,30 @@ def test_every_field_of_the_file_is_documented_and_no_other() -> None:
 def test_every_reason_for_a_broken_reply_is_documented() -> None:
     for reason in (*get_args(StopReason), "error"):
         assert f"`{reason}`" in STORAGE
+
+
+def test_every_field_of_a_log_line_is_documented_and_no_other() -> None:
+    assert first_cells(OBSERVABILITY.partition("## Metrics")[0]) == {*FIELDS, "left_out"}
+
+
+def test_every_metric_is_documented_with_its_type_and_labels_and_no_other() -> None:
+    metrics = Metrics()
+    metrics.request("GET", "/health", 200, 0.1)
+    metrics.refused("bad_request")
+    metrics.reply(Reply(outcome="complete", total_ms=1.0))
+    text = metrics.text("")[0].decode()
+    types = dict(re.findall(r"^# TYPE (mochi_\w+) (\w+)$", text, re.MULTILINE))
+    labels: dict[str, set[str]] = {name: set() for name in types}
+    for name, told in re.findall(r"^(mochi_\w+?)(?:_bucket|_sum|_count)?\{(.*)\} ", text, re.MULTILINE):
+        labels[name] |= set(re.findall(r'(\w+)="', told)) - {"le"}
+    table = rows(OBSERVABILITY.partition("## Metrics")[2])
+    documented = {row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in table if row[0][0] == "`"}
+    assert documented == {name: (kind, labels[name]) for name, kind in types.items()}
+
+
+def test_every_metric_in_the_readme_is_one() -> None:
+    for name in re.findall(r"\bmochi_[a-z_]+(?=[{\[])", README):
+        assert f"`{name.removesuffix('_bucket')}`" in OBSERVABILITY
 
 
 def test_paths_in_the_readme_are_routes_or_files() -> None:

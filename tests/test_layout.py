@@ -14,8 +14,10 @@ HOUSE = (
     "__main__",
     "migrate_command",
     "command_line",
+    "connections",
     "app",
     "api",
+    "keys",
     "settings",
     "chat",
     "store",
@@ -29,11 +31,13 @@ HOUSE = (
 RESERVED = {
     "starlette": {"api"},
     "sse_starlette": {"api"},
-    "uvicorn": {"__main__"},
+    "uvicorn": {"__main__", "connections"},
     "argparse": {"command_line", "migrate_command"},
     "ollama": {"ollama"},
     "httpx": {"ollama"},
-    "httptools": {"ollama"},
+    "httptools": {"ollama", "connections"},
+    "structlog": {"observability"},
+    "prometheus_client": {"observability"},
 }
 
 MOST_LINES = 400

@@ -189,6 +189,27 @@ class Failure(msgspec.Struct, frozen=True):
     error: ErrorEvent
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """What was wrong before there was a request that could have an id."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+    correlation_id: None = None
+
+
+class RefusedWith(msgspec.Struct, frozen=True):
+    """What went wrong."""
+
+    error: Refusal
+
+
+class RefusedConnection(msgspec.Struct, frozen=True):
+    """An error that ends a connection, before its request has come whole."""
+
+    detail: RefusedWith
+
+
 class ErrorAnswer(msgspec.Struct, frozen=True):
     """The one shape of every error outside a stream."""
 

@@ -9,15 +9,16 @@ from starlette.types import ASGIApp
 
 from mochi_server.api.edge import Edge
 from mochi_server.api.http import State
-from mochi_server.api.routes import nothing_here, routes
+from mochi_server.api.routes import OPEN_PATHS, nothing_here, routes
 from mochi_server.api.security import Security
+from mochi_server.observability.metrics import Metrics
 from mochi_server.settings import Settings
 
 Application = ASGIApp
 
 
 def application(
-    settings: Settings, lifespan: Callable[[Application], AbstractAsyncContextManager[State]]
+    settings: Settings, lifespan: Callable[[Application], AbstractAsyncContextManager[State]], metrics: Metrics
 ) -> Application:
     """All that speaks HTTP, with the parts that `lifespan` yields at hand.
 
@@ -27,7 +28,4 @@ def application(
     # Every stream of ours ends by itself once its reply has: nobody's last events are to be cut off.
     AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # its type was left out
     router = Router(routes(), redirect_slashes=False, default=nothing_here, lifespan=lifespan)
-    guarded = Security(
-        router, bound_host=settings.host, allow_host=settings.allow_host, allow_origin=settings.allow_origin
-    )
-    return Edge(guarded)
+    return Edge(Security(router, settings, OPEN_PATHS), metrics)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mochi_server.api.openapi import ELSEWHERE
 from mochi_server.api.schemas import Schema
 
 _STYLE = Path(__file__).with_name("docs.css")
@@ -236,8 +237,8 @@ def _events(document: Schema) -> str:
 def _errors(document: Schema) -> str:
     """All error codes, each with every status that it may have."""
     found: dict[str, tuple[set[str], str]] = {}
-    elsewhere = [("404", document["components"]["responses"]["NotFound"])]
-    elsewhere += [("405", document["components"]["responses"]["MethodNotAllowed"])]
+    responses = document["components"]["responses"]
+    elsewhere = [(str(kind.status), responses[kind.__name__]) for kind in ELSEWHERE]
     told = [answer for _, _, operation in _operations(document) for answer in operation["responses"].items()]
     for status, answer in (*told, *elsewhere):
         for code, words in _CODE.findall(_resolved(answer, document)["description"]):

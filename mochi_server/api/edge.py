@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mochi_server.api.http import CORRELATION_ID, error_response
 from mochi_server.api.openai_errors import is_openai
 from mochi_server.errors import InternalError, MochiError
-from mochi_server.observability.logs import log, log_exception
+from mochi_server.observability.logs import correlate, log, log_exception
+from mochi_server.observability.metrics import UNMATCHED, Metrics
 
 logger = logging.getLogger("mochi_server.request")
 
@@ -29,16 +30,18 @@ _SANE = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 class Edge:
     """Pure ASGI: wraps the head of an answer only."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request to its end."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._live(scope, receive, send)
             return
         began = time.monotonic()
         correlation = _correlation_id(scope)
+        correlate(correlation)
         added: list[tuple[bytes, bytes]] = [
             (b"x-correlation-id", correlation.encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -70,16 +73,31 @@ class Edge:
             if status == 0:
                 await error_response(InternalError(), scope)(scope, receive, send_with_headers)
         finally:
-            log(
-                logger,
-                logging.INFO,
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                duration_ms=round((time.monotonic() - began) * 1000, 1),
-                correlation_id=correlation,
-            )
+            self._tell(scope, status, time.monotonic() - began)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Begin and end. What goes wrong then is told by the server in the exception's own words, which no log has."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            log_exception(logger, error)
+            raise
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """The request's line, and its count; `status` 0 is that of a client that left before its answer."""
+        log(
+            logger,
+            logging.INFO,
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            duration_ms=round(seconds * 1000, 1),
+            correlation_id=scope[CORRELATION_ID],
+        )
+        route = scope.get("route")  # the router has put it there, where it found one
+        template = UNMATCHED if route is None else route.path.replace(":path}", "}")
+        self._metrics.request(scope["method"], template, status, seconds)
 
 
 def _correlation_id(scope: Scope) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from mochi_server import __version__
 from mochi_server.api import answers, openai, openai_answer, openai_shapes, shapes
 from mochi_server.api.schemas import in_words
-from mochi_server.chat.generations import Stopped
+from mochi_server.chat.generation import Stopped
 from mochi_server.domain import events
 from mochi_server.domain.messages import AssistantMessage, Context, Stats, SystemMessage, UserMessage
 from mochi_server.domain.options import Options

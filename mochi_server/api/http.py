@@ -1,6 +1,8 @@
 """Bodies in, answers out: decode a request, encode a response, and the one shape of every error."""
 
+import asyncio
 import re
+from contextlib import AsyncExitStack
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
@@ -8,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.answers import ErrorAnswer, Failure, Refusal, RefusedConnection, RefusedWith
 from mochi_server.api.openai_errors import envelope, is_openai, status_of
 from mochi_server.api.validation import invalid
 from mochi_server.chat.generation import error_event
@@ -21,6 +23,7 @@ from mochi_server.errors import (
     PayloadTooLarge,
     ValidationFailed,
 )
+from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.settings import Settings
@@ -31,6 +34,10 @@ _S = TypeVar("_S", bound=msgspec.Struct)
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+SMALL_BODY = 65_536
+LARGE_BODIES = 16
+"""Larger ones that are read at a time. Others wait, unread: so all of them together have a limit, too."""
 
 CORRELATION_ID = "mochi.correlation_id"
 """Where a request's scope holds its correlation id."""
@@ -45,6 +52,9 @@ class State(TypedDict):
     ollama: OllamaClient
     catalog: Catalog
     generations: Generations
+    metrics: Metrics
+    large_bodies: asyncio.Semaphore
+    """One for each request whose body is being read and is no `SMALL_BODY`."""
 
 
 def state(request: Request) -> State:
@@ -109,25 +119,35 @@ def error_response(error: MochiError, scope: Scope) -> Response:
     return json_response(answer, error.status, error.headers)
 
 
-async def _read(request: Request) -> bytes:
-    limit = state(request)["settings"].max_body_bytes
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-    return b"".join(parts)
+def connection_error(error: MochiError, path: str) -> bytes:
+    """The body of an error that a connection is refused with before there is a request, and so without its id."""
+    if is_openai(path):
+        return _encoder.encode(envelope(error))
+    refusal = Refusal(error.code, error.message, error.details)
+    return _encoder.encode(RefusedConnection(RefusedWith(refusal)))
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
+def body_too_large(limit: int) -> PayloadTooLarge:
+    """For a body of more bytes, be they declared or sent."""
     return PayloadTooLarge(
         f"The body is larger than {limit} bytes. Send less, or raise MOCHI_MAX_BODY_BYTES.", {"limit_bytes": limit}
     )
+
+
+async def _read(request: Request) -> bytes:
+    parts = state(request)
+    limit, large = parts["settings"].max_body_bytes, parts["large_bodies"]
+    read: list[bytes] = []
+    size = 0
+    async with AsyncExitStack() as stack:
+        async for part in request.stream():
+            if size <= SMALL_BODY < size + len(part):
+                await stack.enter_async_context(large)
+            size += len(part)
+            if size > limit:
+                raise body_too_large(limit)
+            read.append(part)
+        return b"".join(read)
 
 
 def _check_json(body: bytes) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from mochi_server.errors import MochiError
 
-_CODES = {"context_overflow": "context_length_exceeded"}
+_CODES = {"context_overflow": "context_length_exceeded", "unauthorized": "invalid_api_key"}
 """Where OpenAI has a word of its own for it; all others are those of the error table."""
 
 _STATUSES = {"model_not_found": 404, "validation_error": 400}

@@ -14,6 +14,7 @@ from mochi_server.api import parameters
 from mochi_server.api.examples import as_json, error_event_example, sent_example, told_example
 from mochi_server.api.parameters import IN_PATH, Parameter
 from mochi_server.api.route import (
+    CONNECTION,
     HTML,
     JSON,
     OURS,
@@ -36,8 +37,15 @@ SECURITY: dict[str, Schema] = {
 _ANY_KEY: list[Schema] = [{}, *({name: []} for name in SECURITY)]
 _BODILESS = "There is no body."
 _EVENT_ID = parameters.LAST_EVENT_ID.kind
-_ELSEWHERE = {"NotFound": errors.NotFound, "MethodNotAllowed": errors.MethodNotAllowed}
-"""What no route answers: other paths do, and other methods."""
+ELSEWHERE: dict[type[errors.MochiError], Dialect] = {
+    errors.NotFound: OURS,
+    errors.MethodNotAllowed: OURS,
+    errors.BadRequest: CONNECTION,
+    errors.RequestTimeout: CONNECTION,
+    errors.HeadersTooLarge: CONNECTION,
+    errors.TooManyConnections: CONNECTION,
+}
+"""What no route answers: other paths do, other methods, and connections whose request does not come whole."""
 
 
 def document() -> Schema:
@@ -46,7 +54,7 @@ def document() -> Schema:
     paths: dict[str, Schema] = {}
     for route in ROUTES:
         paths.setdefault(route.shown_path, {})[route.method.lower()] = _operation(route, made)
-    elsewhere = {name: _error_answer((kind,), OURS, made) for name, kind in _ELSEWHERE.items()}
+    elsewhere = {kind.__name__: _error_answer((kind,), dialect, made) for kind, dialect in ELSEWHERE.items()}
     return {
         "openapi": "3.1.0",
         "info": {

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mochi_server.api.answers import ErrorAnswer, Failure
+from mochi_server.api.answers import ErrorAnswer, Failure, Refusal, RefusedConnection, RefusedWith
 from mochi_server.api.openai_errors import Envelope, code_of, envelope, status_of
 from mochi_server.api.parameters import ALLOW, CORRELATION, ETAG, REQUEST_ID, RETRY_AFTER, SHOULD_RETRY, Parameter
 from mochi_server.domain.events import ErrorEvent
@@ -18,9 +18,11 @@ from mochi_server.errors import (
     MethodNotAllowed,
     MisdirectedHost,
     MochiError,
+    PayloadTooLarge,
     ReplyStopped,
     Retold,
     RevisionConflict,
+    Unauthorized,
     UnsupportedMediaType,
 )
 
@@ -30,8 +32,9 @@ Kinds = tuple[type[MochiError], ...]
 JSON = ("application/json",)
 HTML = ("text/html",)
 STREAM = ("text/event-stream",)
+METRICS_TEXT = ("text/plain", "application/openmetrics-text")
 
-EVERYWHERE: Kinds = (MisdirectedHost, ForbiddenOrigin, UnsupportedMediaType, InternalError)
+EVERYWHERE: Kinds = (MisdirectedHost, ForbiddenOrigin, UnsupportedMediaType, PayloadTooLarge, InternalError)
 """What any route may answer, whatever it does."""
 
 
@@ -77,6 +80,15 @@ OURS = Dialect(
     example=lambda told: ErrorAnswer(Failure(told)),
 )
 
+CONNECTION = Dialect(
+    shape=RefusedConnection,
+    status=lambda kind: kind.status,
+    code=lambda kind: kind.code,
+    code_at=("detail", "error", "code"),
+    example=lambda told: RefusedConnection(RefusedWith(Refusal(told.code, told.message, told.details))),
+    headers=(),
+)
+
 OPENAI = Dialect(
     shape=Envelope,
     status=status_of,
@@ -116,7 +128,8 @@ class Route(msgspec.Struct, frozen=True):
     def all_errors(self) -> Kinds:
         """Every error that it may give, each once."""
         later = (kind for answer in self.answers for kind in answer.failures)
-        return tuple(dict.fromkeys((*self.errors, *later, *EVERYWHERE)))
+        keys = () if self.keyless else (Unauthorized,)
+        return tuple(dict.fromkeys((*self.errors, *later, *keys, *EVERYWHERE)))
 
 
 def error_headers(kind: type[MochiError]) -> tuple[Parameter, ...]:

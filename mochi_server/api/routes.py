@@ -9,12 +9,12 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
 from mochi_server import errors
-from mochi_server.api import answers, chat, docs, health, images, models, openai, prompts, sessions, shapes
+from mochi_server.api import answers, chat, docs, health, images, metrics, models, openai, prompts, sessions, shapes
 from mochi_server.api import parameters as p
 from mochi_server.api.openai_answer import Chunk, Completion
 from mochi_server.api.openai_shapes import ChatCompletion
-from mochi_server.api.route import HTML, OPENAI, STREAM, Answer, Handler, Kinds, Route
-from mochi_server.chat.generations import Stopped
+from mochi_server.api.route import HTML, METRICS_TEXT, OPENAI, STREAM, Answer, Handler, Kinds, Route
+from mochi_server.chat.generation import Stopped
 from mochi_server.domain.events import Event
 from mochi_server.domain.images import MEDIA_TYPES
 from mochi_server.domain.messages import AssistantMessage, UserMessage
@@ -88,6 +88,7 @@ COMPLETION = (
 CARDS = (Answer(shape=openai.ModelCards),)
 CARD = (Answer(shape=openai.ModelCard),)
 IMAGE = (Answer(shape=bytes, media_types=MEDIA_TYPES, headers=(p.CONTENT_ETAG, p.CACHE_CONTROL)),)
+METRICS = (Answer(shape=str, media_types=METRICS_TEXT),)
 GONE = (Answer(status=204),)
 KEPT = Answer(status=304, headers=(p.CONTENT_ETAG, p.CACHE_CONTROL))
 DOCUMENT = (Answer(shape=dict[str, Any], headers=KEPT.headers), KEPT)
@@ -140,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{CHAT}/stream", chat.listen, "Chat", HEARD, LISTENING, None, (p.LAST_EVENT_ID,), (p.AFTER,)),
     Route("POST", f"{CHAT}/stop", chat.stop, "Chat", STOPPED, STOPPING, shapes.StopRequest, MATCH, body_optional=True),
     Route("GET", "/api/v1/images/{sha256}", images.read, "Images", IMAGE, IMAGE_READING),
+    Route("GET", "/metrics", metrics.read, "Metrics", METRICS),
     Route(
         *("POST", "/v1/chat/completions", openai.chat_completions, "OpenAI", COMPLETION, SENDING, ChatCompletion),
         headers=IN_SESSION,
@@ -150,6 +152,10 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", docs.openapi, "This document", DOCUMENT, headers=KNOWN, keyless=True),
     Route("GET", "/docs", docs.page, "This document", DOCS, headers=KNOWN, keyless=True),
 )
+
+
+OPEN_PATHS = frozenset(route.path for route in ROUTES if route.keyless)
+"""What needs no key."""
 
 
 class Methods:

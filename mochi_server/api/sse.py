@@ -6,9 +6,11 @@ from typing import Protocol
 
 import anyio
 from sse_starlette import EventSourceResponse
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from mochi_server.api.edge import UNWRAPPED_SEND
+from mochi_server.api.http import state
 from mochi_server.chat.generation import Listener
 from mochi_server.domain.events import Entry
 
@@ -60,7 +62,8 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until `done`, or until the client leaves."""
         self._unwrapped: Send = scope[UNWRAPPED_SEND]
-        with contextlib.closing(self._listener):
+        metrics = state(Request(scope))["metrics"]
+        with contextlib.closing(self._listener), metrics.stream():
             await super().__call__(scope, receive, send)
 
     async def _stream_response(self, send: Send) -> None:

@@ -96,6 +96,16 @@ class Admission:
         self._waiting: deque[Ticket] = deque()
         self._at_ollama: set[Ticket] = set()
 
+    @property
+    def running(self) -> int:
+        """How many are at Ollama."""
+        return len(self._at_ollama)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def ticket(self) -> Ticket:
         """A place at the end of the queue. Raises QueueFull where there is none."""
         self.check_room()

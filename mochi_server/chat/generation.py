@@ -35,6 +35,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool = True
 
 
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stop did; nulls where there was nothing to stop, or nothing to keep."""
+
+    stopped: bool
+    generation_id: str | None = None
+    message_id: str | None = None
+
+
 class Keeping(Protocol):
     """Where a reply goes beside its listeners."""
 

@@ -11,7 +11,8 @@ import anyio
 import msgspec
 
 from mochi_server.chat.admission import Admission, Ticket
-from mochi_server.chat.generation import Generation, Keeping, Listener, Outcome, StopReason
+from mochi_server.chat.ended import tell
+from mochi_server.chat.generation import Generation, Keeping, Listener, Outcome, Stopped, StopReason
 from mochi_server.chat.granting import check, demands_much
 from mochi_server.chat.images import SightUnknown, check_sight
 from mochi_server.chat.joining import Joining
@@ -34,6 +35,7 @@ from mochi_server.errors import (
     ShuttingDown,
 )
 from mochi_server.observability.logs import log_exception
+from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama.catalog import Catalog
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.store.files import storage_error
@@ -46,14 +48,6 @@ Expected = frozenset[str] | None
 """The revisions of which a session must be one; None where any will do."""
 
 Check = Callable[[Session], Session]
-
-
-class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stop did; nulls where there was nothing to stop, or nothing to keep."""
-
-    stopped: bool
-    generation_id: str | None = None
-    message_id: str | None = None
 
 
 class Generations:
@@ -70,12 +64,14 @@ class Generations:
         admission: Admission,
         limits: ReplyLimits,
         grace: float,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._ollama = ollama
         self._catalog = catalog
         self._limits = limits
         self._grace = grace
+        self._metrics = metrics
         self._unsettled = Unsettled(store)
         self._running: dict[str, Generation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -375,6 +371,8 @@ class Generations:
         self._running.pop(generation.session_id, None)
         generation.finish(outcome, last)
         self._catalog.refresh_soon()
+        # Nobody has heard the end yet: who has is to find it told.
+        tell(generation, turn.model, outcome, self._metrics)
 
     async def _begun(self, session_id: str) -> Generation | None:
         """The session's running reply. One whose question is being saved right now is as good as running."""

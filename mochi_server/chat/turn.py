@@ -84,6 +84,11 @@ class Turn:
             context=self._prompt.context(None, None),
         )
 
+    @property
+    def model(self) -> str:
+        """Who is asked."""
+        return self._model
+
     def head(self, generation_id: str) -> Head:
         """What the journal knows of the reply before its first token."""
         return Head(

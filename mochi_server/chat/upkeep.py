@@ -1,6 +1,7 @@
 """What the journals of running replies need: synced while they are written, ended, and saved later where need be."""
 
 import asyncio
+import contextvars
 import functools
 import logging
 
@@ -32,7 +33,9 @@ class Upkeep:
     def begin(self) -> None:
         """There is something to keep up."""
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._keep_up())
+            # For all replies: its log lines are not those of the request that happened to begin it.
+            context = contextvars.Context()
+            self._task = asyncio.get_running_loop().create_task(self._keep_up(), context=context)
 
     async def end(self, session_id: str, journal: Journal, outcome: Outcome, last: list[Entry]) -> None:
         """End a reply's journal. Where that fails, what it holds is looked at again before the session is changed."""

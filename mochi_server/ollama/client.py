@@ -14,6 +14,8 @@ import msgspec
 import ollama
 
 from mochi_server import __version__
+from mochi_server.errors import MochiError
+from mochi_server.observability.metrics import Metrics
 from mochi_server.ollama import failures
 from mochi_server.ollama.address import Address
 from mochi_server.ollama.shared import SharedCall
@@ -39,8 +41,9 @@ class _Version(msgspec.Struct):
 class OllamaClient:
     """The Ollama at one address. Every failure is a MochiError."""
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: Limits, metrics: Metrics) -> None:
         self.address = address
+        self._metrics = metrics
         self._limits = limits
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
         headers = {"Authorization": address.authorization} if address.authorization else {}
@@ -76,6 +79,9 @@ class OllamaClient:
         try:
             await self._connect(stream)
             await stream.ended()
+        except MochiError as error:
+            self._metrics.ollama_failed(error.code)
+            raise
         finally:
             stream.close()
 
@@ -109,7 +115,9 @@ class OllamaClient:
         try:
             return await call
         except (ollama.ResponseError, httpx.HTTPError, OSError, ValueError) as error:
-            raise failures.failed_call(error, self.address.shown, model) from error
+            failure = failures.failed_call(error, self.address.shown, model)
+            self._metrics.ollama_failed(failure.code)
+            raise failure from error
 
     async def _connect(self, stream: ChatStream) -> None:
         loop = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mochi_server.errors import SessionDamaged, SessionNotFound
+from mochi_server.observability.fields import Ours
 from mochi_server.observability.logs import log
 from mochi_server.store import files, index_file
 from mochi_server.store.index import Damaged, Index, Listed, listed
@@ -86,7 +88,13 @@ class Listing:
         if self.index.find(damaged.session_id) != damaged:
             self.index.put_damaged(damaged)
             self._changed(damaged.session_id)
-            log(logger, logging.WARNING, "damaged session", session_id=damaged.session_id, reason=damaged.reason)
+            log(
+                logger,
+                logging.WARNING,
+                "damaged session",
+                session_id=damaged.session_id,
+                damage=Ours.sentence(damaged.reason),
+            )
 
     def drop(self, session_id: str) -> None:
         """Forget a session that is no more."""
@@ -279,7 +287,10 @@ class Listing:
 
     def _write_later(self) -> None:
         if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(WRITE_AFTER_SECONDS, self._start_writing)
+            # Its log lines are not those of the request that happened to come first.
+            context = contextvars.Context()
+            loop = asyncio.get_running_loop()
+            self._later = loop.call_later(WRITE_AFTER_SECONDS, self._start_writing, context=context)
 
     def _start_writing(self) -> None:
         self._later = None

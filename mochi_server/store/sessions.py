@@ -22,6 +22,7 @@ import msgspec
 from mochi_server.domain.session import Session
 from mochi_server.errors import MochiError, SessionDamaged, SessionExists, SessionNotFound
 from mochi_server.observability.logs import log
+from mochi_server.observability.metrics import Metrics
 from mochi_server.store import files, session_files
 from mochi_server.store.images import Images
 from mochi_server.store.index import Damaged, Listed, Place, place
@@ -74,8 +75,9 @@ class _Hold:
 class SessionStore:
     """Loads, saves, lists and deletes sessions. One process at a time: first `take` the folder, then `open` it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, metrics: Metrics | None = None) -> None:
         self._folder = folder
+        self._metrics = metrics or Metrics()
         self._inner = folder / ".mochi"
         self.threads = Threads()
         self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
@@ -116,6 +118,12 @@ class SessionStore:
             self._folder_lock.release()
             self._folder_lock = None
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many sessions there are, as far as has been seen, and how many more that cannot be read."""
+        index = self._listing.index
+        return len(index), len(index.damaged())
+
     @asynccontextmanager
     async def locked(self, session_id: str) -> AsyncIterator[None]:
         """Hold one session: what is loaded inside is still so when it is saved inside."""
@@ -155,7 +163,10 @@ class SessionStore:
         path = self._path(session_id)
 
         async def created() -> Session:
-            return self._saved(await self.threads.run(session_files.create, path, session, self._inner))
+            began = time.monotonic()
+            now = await self.threads.run(session_files.create, path, session, self._inner)
+            self._metrics.saved(time.monotonic() - began)
+            return self._saved(now)
 
         try:
             async with self.locked(session_id):
@@ -177,10 +188,18 @@ class SessionStore:
         """
         path = self._path(session_id)
         cached = self._cache.get(session_id)
+        began = time.monotonic()
+        saves = False
+
+        def changed(session: Session) -> Session:
+            nonlocal saves
+            after = change(session)
+            saves = after is not session
+            return after
 
         async def updated() -> Session:
             try:
-                now = await self.threads.run(session_files.change, path, cached, change, self._inner)
+                now = await self.threads.run(session_files.change, path, cached, changed, self._inner)
             except (SessionNotFound, SessionDamaged) as error:
                 self._note(session_id, error, cached)
                 raise
@@ -188,6 +207,8 @@ class SessionStore:
                 # What is returned may be what an earlier save could not make safe.
                 await self.threads.run(files.sync_folder, self._folder)
                 self._not_durable = False
+            if saves:
+                self._metrics.saved(time.monotonic() - began)
             return now.session if now is cached else self._saved(now)
 
         try:
@@ -304,7 +325,9 @@ class SessionStore:
         """The failure to tell. What the disk has after it is for the next list to find out."""
         self._looked = float("-inf")
         self._not_durable |= isinstance(error, files.NotDurable)
-        return files.storage_error(error)
+        failure = files.storage_error(error)
+        self._metrics.save_failed(failure.code)
+        return failure
 
     def _hold(self, session_id: str) -> _Hold:
         hold = self._holds.get(session_id)

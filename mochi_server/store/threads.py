@@ -1,6 +1,7 @@
 """Where disk work is done: threads of our own, so that nobody else's work stands before ours."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, TypeVarTuple
@@ -20,7 +21,9 @@ class Threads:
 
     async def run(self, work: Callable[[*_Ts], _T], *arguments: *_Ts) -> _T:
         """What `work` returns or raises, done in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+        # With the context, by which log lines find the request that they belong to.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work, *arguments)
 
     def close(self) -> None:
         """Finish what was begun. Blocks."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mochi_server.errors import SessionDamaged, SessionNotFound
+from mochi_server.observability.fields import Ours
 from mochi_server.observability.logs import log
 from mochi_server.store import files
 from mochi_server.store.images import Images, references
@@ -77,7 +78,12 @@ class Unreferenced:
             except OSError as error:
                 log(logger, logging.WARNING, "images are left", reason=files.reason(error))
             except _CannotTell as why:
-                log(logger, logging.WARNING, "images are kept while a session cannot be read", reason=str(why))
+                log(
+                    logger,
+                    logging.WARNING,
+                    "images are kept while a session cannot be read",
+                    damage=Ours.sentence(str(why)),
+                )
 
     async def _look_at_all(self) -> None:
         try:

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from mochi_server import __version__, errors
 from mochi_server.api.examples import told_example
 from mochi_server.api.openai_errors import code_of
+from mochi_server.api.openapi import ELSEWHERE
 from mochi_server.api.route import STREAM
 from mochi_server.api.routes import ROUTES
 from mochi_server.api.schemas import Components
@@ -64,15 +65,15 @@ def test_every_route_is_in_it_and_nothing_else() -> None:
 
 
 def test_every_error_is_in_it_under_its_status() -> None:
-    told: set[type[errors.MochiError]] = {errors.NotFound, errors.MethodNotAllowed}
+    told: set[type[errors.MochiError]] = set(ELSEWHERE)
     for route in ROUTES:
         answers = said(f"{route.method} {route.shown_path}")["responses"]
         for kind in route.all_errors:
             assert route.dialect.code(kind) in codes(resolved(answers[str(route.dialect.status(kind))]))
         told.update(route.all_errors)
     assert told == set(errors.kinds()) - {errors.Retold}
-    elsewhere = DOCUMENT["components"]["responses"]
-    assert codes(elsewhere["NotFound"]) + codes(elsewhere["MethodNotAllowed"]) == ["not_found", "method_not_allowed"]
+    for kind, dialect in ELSEWHERE.items():
+        assert codes(DOCUMENT["components"]["responses"][kind.__name__]) == [dialect.code(kind)]
 
 
 def test_every_event_of_every_stream_is_in_it() -> None:
@@ -132,7 +133,11 @@ def test_the_examples_of_events_are_of_their_own_schemas() -> None:
 def test_the_example_of_an_error_is_a_whole_one(kind: type[errors.MochiError]) -> None:
     examples = DOCUMENT["components"]["examples"]
     ours, openais = (examples.get(name) for name in (f"ErrorAnswer.{kind.code}", f"Envelope.{code_of(kind)}"))
-    assert ours or openais
+    refusal = examples.get(f"RefusedConnection.{kind.code}")
+    assert ours or openais or refusal
+    if refusal:
+        check_value(refusal["value"], {"$ref": "#/components/schemas/RefusedConnection"})
+        assert refusal["value"]["detail"]["error"]["code"] == kind.code
     if ours:
         check_value(ours["value"], {"$ref": "#/components/schemas/ErrorAnswer"})
         assert ours["value"]["detail"]["error"]["code"] == kind.code

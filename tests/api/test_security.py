@@ -24,6 +24,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, shared_standin: StandInThr
         shared_standin.url,
         *("--allow-host", "mochi.lan", "--allow-host", "Other.Lan:8000"),
         *("--allow-origin", "https://chat.example.org", "--allow-origin", "http://localhost:3000"),
+        *("--allow-origin", "https://xn--bcher-kva.example:443/", "--allow-origin", "http://[fd00::5]:80"),
     ) as server:
         yield server
 
@@ -37,6 +38,7 @@ def files(server: Server) -> list[str]:
     [
         *("localhost", "localhost:1", "localhost:65535", "LOCALHOST", "LocalHost:80", "localhost.", "localhost.:80"),
         *("127.0.0.1", "127.0.0.1:8000", "127.0.0.2:99", "127.255.255.254", "[::1]", "[::1]:8000"),
+        *("[0:0:0:0:0:0:0:1]", "[0000::0001]:80", "localhost:", "\tlocalhost "),
         *("mochi.lan", "mochi.lan:443", "MOCHI.LAN", "mochi.lan.", "other.lan"),
     ],
 )
@@ -53,6 +55,12 @@ def test_a_loopback_name_and_an_allowed_one_are_answered_on_any_port(guarded: Se
         *((host,) for host in ("localhost@evil.com", "evil.com@localhost", "localhost:80@evil.com", "@localhost")),
         *((host,) for host in ("localhost:abc", "localhost:80:80", "localhost:-1", "localhost:99999", "[::1", "::1]")),
         *((host,) for host in ("localhost/", "localhost/@evil.com", "localhost?x", "localhost#evil", "localhost\\x")),
+        *(
+            (host,)
+            for host in ("[::1]evil.com", "[::1].evil.com", "[::1%25lo]", "[localhost]", "127.1", "0177.0.0.1", "0")
+        ),
+        *((host,) for host in ("b\xfccher.example", "xn--bcher-kva.example", "locaIhost", "localhost..evil")),
+        *((host,) for host in ("http://localhost", "//localhost", "localhost:\xb2", "*", "*.lan", "mochi.lan:80:80")),
         *((host,) for host in ("localhost evil.com", "localhost,evil.com", "localhost;", "%6cocalhost", "", ".")),
         (),
         ("localhost", "localhost"),
@@ -104,6 +112,7 @@ STATUS = {"read": 200, "write": 201, "stream": 200, "preflight": 204}
     [
         *("https://chat.example.org", "http://localhost:3000", "app://", "app://mochi", "tauri://localhost"),
         *("vscode-webview://1a2b-3c", "http://tauri.localhost", "https://tauri.localhost"),
+        *("https://xn--bcher-kva.example", "http://[fd00::5]"),
     ],
 )
 def test_an_allowed_origin_is_answered_and_named_in_the_answer(guarded: Server, kind: str, origin: str) -> None:
@@ -141,6 +150,13 @@ def assert_named(response: httpx.Response, origin: str) -> None:
         *((o,) for o in ("https://evil.com?https://chat.example.org", "http://localhost:30000", "https://example.org")),
         *((o,) for o in ("http://tauri.localhost.evil.com", "http://tauri.localhost:1234", "http://xtauri.localhost")),
         *((o,) for o in ("app", "app:", "app:/x", "apps://x", "http://app://x", "chrome-extension://abc", "tauri")),
+        *((o,) for o in ("https://chat.example.org.", "https://chat.example.org:80", "http://localhost:03000")),
+        *((o,) for o in ("https://evil.com@chat.example.org", "https://chat.example.org@evil.com")),
+        *((o,) for o in ("https://b\xfccher.example", "https://xn--bcher-kva.example:80")),
+        *((o,) for o in ("http://[fd00::5]:8000", "http://[FD00:0::5]", "http://fd00::5")),
+        *((o,) for o in ("http://[::1]:PORT", "http://localhost:PORT\\.evil.com", "http://localhost:PORT#")),
+        *((o,) for o in ("https://chat.example.org/", "https://chat.example.org\x85", "data:,x")),
+        *((o,) for o in ("tauri://localhost/x", "app://x/y", "app://a@b", "xapp://mochi", "moz-extension://abc")),
         ("https://chat.example.org", "https://evil.com"),
         ("https://chat.example.org", "https://chat.example.org"),
     ],
@@ -168,6 +184,52 @@ def test_a_preflight_is_told_every_method_and_header_of_ours(guarded: Server) ->
     assert headers >= {"content-type", "if-match", "last-event-id", "x-correlation-id", "authorization", "x-api-key"}
     assert headers >= {"idempotency-key", "x-session-id"}
     assert "*" not in methods | headers
+
+
+def test_a_page_of_the_internet_may_ask_a_private_network_only_where_its_origin_is_allowed(guarded: Server) -> None:
+    asked = [("Host", "localhost"), ("Access-Control-Request-Method", "POST")]
+    network = ("Access-Control-Request-Private-Network", "true")
+    origins = {
+        "https://chat.example.org": (204, ["true"]),
+        "tauri://localhost": (204, ["true"]),
+        "https://evil.com": (403, []),
+    }
+    for origin, (status, allowed) in origins.items():
+        response = exchange(guarded.port, "OPTIONS", SESSIONS, [*asked, ("Origin", origin), network])
+        assert response.status_code == status
+        assert response.headers.get_list("access-control-allow-private-network") == allowed
+    response = exchange(guarded.port, "OPTIONS", SESSIONS, [*asked, ("Origin", "https://chat.example.org")])
+    assert "access-control-allow-private-network" not in response.headers
+
+
+def test_an_origin_is_the_same_in_any_case_and_with_its_own_port(guarded: Server) -> None:
+    for origin in ("HTTPS://CHAT.Example.org", "https://chat.example.org:443", "http://localhost:3000"):
+        response = ask(guarded, "read", [origin])
+        assert response.status_code == 200
+        assert_named(response, origin)
+    for host in ("LOCALHOST", "localhost:80"):
+        assert ask(guarded, "read", ["http://localhost"], host).status_code == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(("mode", "dest"), [("no-cors", "image"), ("no-cors", "script"), ("navigate", "iframe")])
+def test_a_page_of_another_site_cannot_embed_what_a_search_finds(
+    guarded: Server, site: str, mode: str, dest: str
+) -> None:
+    told_of = [("Host", "localhost"), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)]
+    other = exchange(guarded.port, "GET", f"{SESSIONS}?q=secret", [*told_of, ("Sec-Fetch-Site", site)])
+    assert told(other)[:2] == (403, "forbidden_origin")
+    image = exchange(guarded.port, "GET", f"{API}/images/{'0' * 64}", [*told_of, ("Sec-Fetch-Site", site)])
+    assert told(image)[:2] == (404, "image_not_found")
+    for own in ("same-origin", "none"):
+        assert exchange(guarded.port, "GET", SESSIONS, [*told_of, ("Sec-Fetch-Site", own)]).status_code == 200
+
+
+def test_a_link_of_another_site_is_followed_and_an_allowed_page_asks_across_sites(guarded: Server) -> None:
+    link = [("Host", "localhost"), ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")]
+    assert exchange(guarded.port, "GET", "/health", [*link, ("Sec-Fetch-Dest", "document")]).status_code == 200
+    page = [("Host", "localhost"), ("Sec-Fetch-Site", "cross-site"), ("Origin", "https://chat.example.org")]
+    assert exchange(guarded.port, "GET", SESSIONS, page).status_code == 200
 
 
 def test_an_answer_to_no_page_has_no_cors_headers_but_may_not_be_kept_for_one(guarded: Server) -> None:

@@ -1,31 +1,21 @@
 """A browser's own `EventSource` on a dropped connection: it comes back, misses nothing and ends, all by itself."""
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from pathlib import Path
-from queue import Queue
 from typing import Self
 
 import msgspec
 import pytest
 
 from mochi_server.ollama.standin import Behaviour, Gate
+from tests.browser import NEEDS_BROWSER, PATIENCE, Site, browsing
 from tests.chat.clients import generating, last_message, raw_chat, read_events
 from tests.server import API, Server
 from tests.standin_thread import StandInThread
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-PATIENCE = 60.0
-"""Seconds that a browser may take to start and to come back."""
 
 HEAD_AND_FOUR_AND_A_HALF = 1000
 """About so many bytes: an answer's head, four events and some of the fifth."""
@@ -53,9 +43,7 @@ source.onerror = () => {
 };
 </script>"""
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason=f"there is none of {', '.join(BROWSERS)} here (on Debian: apt-get install chromium)"
-)
+pytestmark = NEEDS_BROWSER
 
 
 class Told(msgspec.Struct):
@@ -124,65 +112,6 @@ def _hang_up(one: socket.socket) -> None:
     one.close()
 
 
-class Site:
-    """One page, and what it tells of itself."""
-
-    def __init__(self) -> None:
-        site = self
-        self.page = ""
-        self.told: Queue[Told] = Queue()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._answer(site.page.encode() if self.path == "/" else b"")
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                site.told.put(msgspec.json.decode(body, type=Told))
-                self._answer(b"")
-
-            def _answer(self, body: bytes) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextmanager
-def browsing(url: str) -> Iterator[None]:
-    """A browser with this page open, without a window, over a profile of its own."""
-    assert BROWSER is not None
-    with (
-        tempfile.TemporaryDirectory(prefix="mochi-browser-", ignore_cleanup_errors=True) as profile,
-        (Path(profile) / "log").open("wb") as log,
-    ):
-        command = [BROWSER, "--headless", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
-        command += ["--disable-background-networking", "--no-proxy-server", f"--user-data-dir={profile}"]
-        if os.geteuid() == 0:
-            command.append("--no-sandbox")
-        process = subprocess.Popen([*command, "--remote-debugging-port=0", url], stdout=log, stderr=log)
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
     with Site() as site:
@@ -212,7 +141,7 @@ def test_an_eventsource_comes_back_by_itself_misses_nothing_and_is_closed_by_the
         with browsing(site.url):
             assert proxy.dropped.wait(PATIENCE)
             gate.open()
-            told = site.told.get(timeout=PATIENCE)
+            told = msgspec.json.decode(site.told.get(timeout=PATIENCE), type=Told)
 
     numbers = [*range(1, len(PIECES) + 1), len(PIECES) + 2]  # message_complete is not listened to
     assert told.text == "".join(PIECES) == last_message(server, session)["content"]
