@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 UNIT = ROOT / "deploy/mochi-server.service"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
-NAMES = {setting.variable for setting in SETTINGS} | {"MOCHI_API_KEY_FILE"}  # which comes with the API keys
+NAMES = {setting.variable for setting in SETTINGS}
 INSTRUCTIONS = {
     *(
         "ARG",
