@@ -1,6 +1,7 @@
 """The disk fails in the middle of a reply: it ends with an error and `done`, and what was shown of it is kept."""
 
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -36,9 +37,13 @@ class Begun(NamedTuple):
 
 @contextmanager
 def begun(
-    server: Server, standin: StandInThread, message: str | None = "And?", pieces: tuple[str, ...] = PIECES
+    server: Server,
+    standin: StandInThread,
+    message: str | None = "And?",
+    pieces: tuple[str, ...] = PIECES,
+    holds: int = 1,
 ) -> Iterator[Begun]:
-    session, gate = talk(server), Gate(1)
+    session, gate = talk(server), Gate(*range(1, holds + 1))
     standin.script(Behaviour(pieces=pieces, gate=gate))
     try:
         with server.stream(f"/chat/{session}/stream", {"message": message}) as events:
@@ -229,8 +234,18 @@ def test_a_journal_that_cannot_be_ended_fails_no_reply_and_no_next_one(
 
 
 def test_a_journal_that_cannot_be_synced_fails_no_reply(server: Server, standin: StandInThread) -> None:
-    with begun(server, standin) as stream, fails(server, "fsync", "EIO", journal(server, stream.session)) as faults:
-        faults.wait()
+    many = 400
+    with (
+        begun(server, standin, pieces=("x",) * many, holds=many) as stream,
+        fails(server, "fsync", "EIO", journal(server, stream.session)) as faults,
+    ):
+        for place in range(1, many):
+            # What is synced is not synced again: there is to be more of it until one has failed.
+            stream.gate.open(place)
+            if faults.hits():
+                break
+            threading.Event().wait(0.05)
+        assert faults.hits()
         rest = stream.rest()
 
     assert (names(rest)[-2:], rest[-1].data["status"]) == (["message_complete", "done"], "complete")
