@@ -88,7 +88,7 @@ def test_no_header_and_no_path_forges_a_line_of_the_log(hasty: Server) -> None:
             assert statuses(asked(hasty, given.encode("latin-1")))[:1] in ([400], [421])
     for path in ("/%0a" + "forged", "/%0d%0aforged", "/%e2%80%a8forged", "/%1b%5b2Kforged", "/%00forged"):
         assert statuses(answer(hasty, "GET", path, "Host: localhost")) == [404]
-    hasty.logged(lambda line: line.get("path") == "/\x00forged")
+    hasty.logged(lambda line: line.get("path") == r"/\x00forged")  # written out, in this form too
     lines = hasty.log_lines()  # each of which is an object
     assert not [line for line in lines if line["event"] == "forged"]
     text = hasty.log.read_text()
