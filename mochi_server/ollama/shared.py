@@ -1,6 +1,7 @@
 """One call for all who ask at the same time."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -8,7 +9,8 @@ _T = TypeVar("_T")
 
 
 class SharedCall(Generic[_T]):
-    """Runs `call` at most once at a time; who asks meanwhile gets the same answer, or the same exception.
+    """Runs `call` at most once at a time; who asks meanwhile gets the same answer. A failure is of whose call it was:
+    who asked meanwhile has it called once more.
 
     Nobody who leaves cancels it: httpx loses a connection of its pool with many a cancelled request, and with the
     last one the pool is stuck for good.
@@ -20,6 +22,9 @@ class SharedCall(Generic[_T]):
 
     async def __call__(self) -> _T:
         """The answer of the call that runs, or of a new one."""
+        if self._task is not None:
+            with contextlib.suppress(Exception):
+                return await asyncio.shield(self._task)
         if self._task is None:
             self._task = asyncio.ensure_future(self._call())
             self._task.add_done_callback(self._ended)
