@@ -13,7 +13,7 @@ from tests.documented import check_value, documented_events, the_document
 _NO_SCHEMA_SAYS = re.compile(
     r"`\S+` (?:may|must) be .*a whole number .*, not a number with a fraction or an exponent"
     r"|`message` must not be empty|`images` go with a `message`|`images\[\d+\]` |`format(?:\.\S+)?` "
-    r"|`messages\[\d+\]\S+` |No tool was called before"
+    r"|`messages\[\d+\]\S+` |No tool was called (?:before|under)"
     r"|Say the system prompt's text|cursor: |(?:after|Last-Event-ID): the reply has no event"
 )
 
