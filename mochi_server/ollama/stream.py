@@ -11,7 +11,7 @@ from typing import cast
 import httptools
 
 from mochi_server.ollama import failures
-from mochi_server.ollama.wire import Chunk, decode_chunk, error_words
+from mochi_server.ollama.wire import NO_CHUNK, Chunk, decode_chunk, error_words
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -138,11 +138,11 @@ class ChatStream(asyncio.Protocol):
         self._fail(failures.broken_off("it ended without its last line"))
 
     def _line(self, line: bytes) -> None:
-        if self._over or not line.strip():
+        if self._over or not line or line.isspace():
             return
         try:
             chunk = decode_chunk(line)
-        except ValueError:
+        except NO_CHUNK:
             self._fail(failures.broken_off("one line of it is not what Ollama's protocol has"))
             return
         if chunk.error is not None:
