@@ -1,0 +1,35 @@
+"""The last figures of each benchmark: a JSON file each, and the README's tables made from these."""
+
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.report import Report, as_markdown
+
+HERE = Path(__file__).parent
+FIGURES = HERE / "figures"
+README = HERE / "README.md"
+BEGIN, END = "<!-- figures: written by scripts/bench --keep -->", "<!-- end of figures -->"
+
+
+def keep(done: Report) -> None:
+    """Put these in place of those before, and write the README's tables anew."""
+    FIGURES.mkdir(exist_ok=True)
+    path = FIGURES / f"{done.name}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(done)) + b"\n")
+    README.write_text(with_tables(README.read_text("utf-8"), last_figures()), "utf-8")
+
+
+def last_figures() -> list[Report]:
+    """What was kept of each, by name."""
+    return [msgspec.json.decode(path.read_bytes(), type=Report) for path in sorted(FIGURES.glob("*.json"))]
+
+
+def with_tables(page: str, reports: list[Report]) -> str:
+    """The page with these tables between its two marks. Raises ValueError where it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, behind = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the README has lost the marks between which its figures stand")
+    tables = "\n\n".join(as_markdown(done) for done in reports) or "None were kept yet."
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{behind}"
