@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from benchmarks import kept, relay, throughput
+from benchmarks import first, history, idle, kept, lists, many, relay, throughput
 from benchmarks.processes import allow_many_files, end_on_signals
 from benchmarks.report import Measure, Report, as_text, report
 
@@ -28,6 +28,11 @@ BENCHMARKS = {
     "throughput": Benchmark(
         "tokens a second, streams as fast as they go", throughput.measure, throughput.Settings(), throughput.QUICK
     ),
+    "first": Benchmark("the first token of one client", first.measure, first.Settings(), first.QUICK),
+    "many": Benchmark("a crowd of streams", many.measure, many.Settings(), many.QUICK),
+    "lists": Benchmark("many sessions: start, lists, searches", lists.measure, lists.Settings(), lists.QUICK),
+    "history": Benchmark("a turn with a long history", history.measure, history.Settings(), history.QUICK),
+    "idle": Benchmark("a server that nobody asks", idle.measure, idle.Settings(), idle.QUICK),
 }
 
 

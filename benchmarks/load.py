@@ -43,21 +43,20 @@ class Stream(asyncio.Protocol):
         self._over = len(answers.token) - 1  # bytes of a mark that may lie in the read before
         self._reads: deque[bytes] = deque([b""], maxlen=4)
         self.tokens = 0
-        self.asked = 0.0
+        self.asked = self.heard = 0.0
         self.times = array("d")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Ask."""
-        self.asked = time.perf_counter()
         cast("asyncio.Transport", transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Count. All tokens of one read have come at one time."""
         new = (self._reads[-1][-self._over :] + data).count(self._token)
         self._reads.append(data)
+        self.heard = now = time.perf_counter()
         if new:
-            now = time.perf_counter()
             self.tokens += new
             for _ in range(new):
                 self.times.append(now)
@@ -71,6 +70,22 @@ class Stream(asyncio.Protocol):
             self.ended.set_result(None)
         else:
             self.ended.set_exception(RuntimeError(f"a stream was cut short ({exc}): {tail[-300:]!r}"))
+
+    async def taken(self, port: int) -> None:
+        """Take it from the connection on to its end. Raises RuntimeError where it was cut short."""
+        self.asked = time.perf_counter()
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+        await self.ended
+
+    @property
+    def first(self) -> float:
+        """Milliseconds to the first token, the connection's making included."""
+        return (self.times[0] - self.asked) * 1000
+
+    @property
+    def whole(self) -> float:
+        """Milliseconds to the last byte."""
+        return (self.heard - self.asked) * 1000
 
 
 class Sample(NamedTuple):
@@ -138,6 +153,14 @@ def run(
     return load
 
 
+async def take(port: int, request: bytes, answers: Answers) -> Stream:
+    """Take one stream, while nothing else is done."""
+    stream = Stream(request, answers)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await stream.taken(port)
+    return stream
+
+
 async def _run(
     port: int,
     requests: Sequence[bytes],
@@ -149,13 +172,11 @@ async def _run(
     *,
     steady: bool,
 ) -> Load:
-    loop = asyncio.get_running_loop()
     streams = [Stream(request, answers) for request in requests]
 
     async def begin(stream: Stream, delay: float) -> None:
         await asyncio.sleep(delay)
-        await loop.create_connection(lambda: stream, "127.0.0.1", port)
-        await stream.ended
+        await stream.taken(port)
 
     def sample() -> Sample:
         return Sample(

@@ -27,11 +27,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was measured, of each target. `wanted` is of mochi-server's rows; empty where nothing is."""
+    """One thing that was measured, of each target.
+
+    `wanted` is of the rows whose target begins with mochi-server; empty where nothing is. `over` says of what the
+    rows' `at` is a number, where sizes are compared.
+    """
 
     measure: str
     unit: str
     wanted: str = ""
+    over: str = ""
     rows: list[Row]
 
 
@@ -59,6 +64,12 @@ def over(floor: str, figures: Mapping[str, Sequence[float]], names: Sequence[str
     return [
         row(name, (one / least for one, least in zip(figures[name], figures[floor], strict=True))) for name in names
     ]
+
+
+def percentile(figures: Iterable[float], percent: float) -> float:
+    """The figure that so many percent of them do not exceed."""
+    ordered = sorted(figures)
+    return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
 
 
 def report(name: str, about: str, settings: msgspec.Struct, measures: Sequence[Measure]) -> Report:
@@ -90,7 +101,7 @@ def cells(report: Report) -> list[Line]:
     for measure in report.measures:
         lines.append((f"{measure.measure}, {measure.unit}", "", "", "", ""))
         for of in measure.rows:
-            target = of.target if of.at is None else f"{of.target}: {of.at:,}"
+            target = of.target if of.at is None else f"{of.target}, {of.at:,} {measure.over}"
             wanted = measure.wanted if of.target.startswith(OURS) else ""
             lines.append((target, shown(of.min), shown(of.median), shown(of.max), wanted))
     return lines

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,13 +41,14 @@ class Target(NamedTuple):
     answers: Answers
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True)
+class Side:
     """All that was started: the stand-in for Ollama, and the targets before it."""
 
     upstream: Target
     targets: list[Target]
 
-    def __getitem__(self, name: object) -> Target:  # type: ignore[override] # by name, as one speaks of them
+    def __getitem__(self, name: str) -> Target:
         """The target of this name."""
         return next(target for target in self.targets if target.name == name)
 
