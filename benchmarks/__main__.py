@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from benchmarks import first, history, idle, kept, lists, many, relay, throughput
+from benchmarks import first, growth, history, idle, kept, lists, many, observing, relay, throughput
 from benchmarks.processes import allow_many_files, end_on_signals
 from benchmarks.report import Measure, Report, as_text, report
 
@@ -33,6 +33,10 @@ BENCHMARKS = {
     "lists": Benchmark("many sessions: start, lists, searches", lists.measure, lists.Settings(), lists.QUICK),
     "history": Benchmark("a turn with a long history", history.measure, history.Settings(), history.QUICK),
     "idle": Benchmark("a server that nobody asks", idle.measure, idle.Settings(), idle.QUICK),
+    "observing": Benchmark(
+        "what logging and counting cost", observing.measure, observing.Settings(), observing.QUICK, unasked=False
+    ),
+    "growth": Benchmark("how cost grows", growth.measure, growth.Settings(), growth.QUICK, unasked=False),
 }
 
 

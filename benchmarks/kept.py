@@ -4,10 +4,11 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks import charts
 from benchmarks.report import Report, as_markdown
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "figures"
+FIGURES, CHARTS = HERE / "figures", HERE / "charts"
 README = HERE / "README.md"
 BEGIN, END = "<!-- figures: written by scripts/bench --keep -->", "<!-- end of figures -->"
 
@@ -17,6 +18,7 @@ def keep(done: Report) -> None:
     FIGURES.mkdir(exist_ok=True)
     path = FIGURES / f"{done.name}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(done)) + b"\n")
+    charts.draw(done, CHARTS)
     README.write_text(with_tables(README.read_text("utf-8"), last_figures()), "utf-8")
 
 
@@ -31,5 +33,14 @@ def with_tables(page: str, reports: list[Report]) -> str:
     _, end, behind = rest.partition(END)
     if not begin or not end:
         raise ValueError("the README has lost the marks between which its figures stand")
-    tables = "\n\n".join(as_markdown(done) for done in reports) or "None were kept yet."
+    tables = "\n\n".join(_shown(done) for done in reports) or "None were kept yet."
     return f"{before}{BEGIN}\n\n{tables}\n\n{END}{behind}"
+
+
+def _shown(done: Report) -> str:
+    pictures = [
+        f"![{measure.measure}, by {measure.over}](charts/{charts.file_name(done, measure)})"
+        for measure in done.measures
+        if measure.over
+    ]
+    return "\n\n".join([as_markdown(done), *pictures])

@@ -1,5 +1,6 @@
 """What a benchmark gives: its figures, when and with what they were taken, and all of it as a table."""
 
+import math
 import os
 import platform
 import statistics
@@ -78,7 +79,7 @@ def report(name: str, about: str, settings: msgspec.Struct, measures: Sequence[M
         name=name,
         about=about,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        settings=msgspec.to_builtins(settings),
+        settings=msgspec.json.decode(msgspec.json.encode(settings)),
         versions={
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
@@ -99,12 +100,22 @@ def cells(report: Report) -> list[Line]:
     """The table: a line for each measure, then one for each of its targets."""
     lines: list[Line] = []
     for measure in report.measures:
-        lines.append((f"{measure.measure}, {measure.unit}", "", "", "", ""))
+        lines.append((f"{measure.measure}, {measure.unit}{_growth(measure)}", "", "", "", ""))
         for of in measure.rows:
             target = of.target if of.at is None else f"{of.target}, {of.at:,} {measure.over}"
             wanted = measure.wanted if of.target.startswith(OURS) else ""
             lines.append((target, shown(of.min), shown(of.median), shown(of.max), wanted))
     return lines
+
+
+def _growth(measure: Measure) -> str:
+    """How ours grows from the smallest size to the largest, as a power of the size: 1 is linear, 0 is flat."""
+    sized = [(of.at, of.median) for of in measure.rows if of.target == OURS and of.at and of.median > 0]
+    if len(sized) < 2:
+        return ""
+    (small, least), (large, most) = sized[0], sized[-1]
+    power = math.log(most / least) / math.log(large / small)
+    return f" ({OURS} grows as the number of {measure.over} to the power of {power:.2f})"
 
 
 def shown(figure: float) -> str:
