@@ -41,6 +41,8 @@ def _draw(measure: Measure, path: Path) -> None:
                 _line(axes, target, rows)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.set_xlabel(measure.over)
         axes.set_ylabel(f"{measure.measure}, {measure.unit}")
         axes.set_title(f"{measure.measure}, by {measure.over} (wanted: {measure.wanted})", fontsize=10)

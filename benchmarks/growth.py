@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 3
 
 
-QUICK = Settings(streams=(1, 10), sessions=(10, 100), messages=(10, 100), seconds=1, rounds=5, starts=1)
+QUICK = Settings(streams=(1, 10), sessions=(10, 100), messages=(10, 100), seconds=0.5, rounds=5, starts=1)
 
 
 def measure(settings: Settings) -> list[Measure]:

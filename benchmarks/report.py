@@ -100,7 +100,7 @@ def cells(report: Report) -> list[Line]:
     """The table: a line for each measure, then one for each of its targets."""
     lines: list[Line] = []
     for measure in report.measures:
-        lines.append((f"{measure.measure}, {measure.unit}{_growth(measure)}", "", "", "", ""))
+        lines.append((f"{measure.measure}, {measure.unit}{growth(measure)}", "", "", "", ""))
         for of in measure.rows:
             target = of.target if of.at is None else f"{of.target}, {of.at:,} {measure.over}"
             wanted = measure.wanted if of.target.startswith(OURS) else ""
@@ -108,20 +108,22 @@ def cells(report: Report) -> list[Line]:
     return lines
 
 
-def _growth(measure: Measure) -> str:
-    """How ours grows from the smallest size to the largest, as a power of the size: 1 is linear, 0 is flat."""
+def growth(measure: Measure) -> str:
+    """How ours grows from the smallest size to the largest, as a power of the size: n^1 is linear, n^0 is flat."""
     sized = [(of.at, of.median) for of in measure.rows if of.target == OURS and of.at and of.median > 0]
     if len(sized) < 2:
         return ""
     (small, least), (large, most) = sized[0], sized[-1]
     power = math.log(most / least) / math.log(large / small)
-    return f" ({OURS} grows as the number of {measure.over} to the power of {power:.2f})"
+    return f" ({OURS}: n^{power:.2f})"
 
 
 def shown(figure: float) -> str:
-    """Three digits that count, and no more."""
+    """Two or three digits that count, and no more."""
     if figure == 0 or abs(figure) >= 100:
         return f"{figure:,.0f}"
+    if abs(figure) < 0.1:
+        return f"{figure:.2g}"
     return f"{figure:.1f}" if abs(figure) >= 10 else f"{figure:.2f}"
 
 
@@ -142,7 +144,7 @@ def as_text(report: Report) -> str:
     indented = [(line[0] if not line[1] else f"  {line[0]}", *line[1:]) for line in lines]
     width = max(len(line[0]) for line in indented)
     text = [f"{report.name}: {report.about}", taken_with(report), ""]
-    text += [f"{line[0]:{width}}" + "".join(f"{cell:>11}" for cell in line[1:]) for line in indented]
+    text += [f"{line[0]:{width}}{''.join(f'{cell:>12}' for cell in line[1:-1])}  {line[-1]:>6}" for line in indented]
     return "\n".join(line.rstrip() for line in text)
 
 
