@@ -1,5 +1,6 @@
 """How cost grows: with the number of streams, with the number of sessions, and with the length of a history."""
 
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -22,18 +23,22 @@ MESSAGES = 2
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The sizes that are compared. All streams run for `seconds` at least, at `rate` tokens a second each."""
+    """The sizes that are compared. All streams run for `seconds` at least, at `rate` tokens a second each.
+
+    `crowds`, `starts` and `rounds` are how often: a crowd of streams, a start, and all that is quicker.
+    """
 
     streams: tuple[int, ...] = (1, 10, 100, 1000)
     sessions: tuple[int, ...] = (10, 1000, 100_000)
     messages: tuple[int, ...] = (10, 1000, 10_000)
     rate: float = 20
     seconds: float = 10
-    rounds: int = 30
+    crowds: int = 2
     starts: int = 3
+    rounds: int = 30
 
 
-QUICK = Settings(streams=(1, 10), sessions=(10, 100), messages=(10, 100), seconds=0.5, rounds=5, starts=1)
+QUICK = Settings(streams=(1, 10), sessions=(10, 100), messages=(10, 100), seconds=0.5, crowds=1, starts=1, rounds=5)
 
 
 def measure(settings: Settings) -> list[Measure]:
@@ -46,13 +51,13 @@ def _streams(settings: Settings) -> list[Measure]:
         many.Settings(streams=streams, rate=settings.rate, seconds=settings.seconds) for streams in settings.streams
     ]
     tokens, gaps, memory = list[Row](), list[Row](), list[Row]()
-    with bar("growth: streams", len(many.TARGETS) * sum(map(many.steps, sizes))) as advance:
-        for name in many.TARGETS:
-            for size in sizes:
-                crowd = many.crowd(name, size, 0, advance)
-                tokens.append(row(name, [crowd.cpu_of_a_token], size.streams))
-                gaps.append(row(name, [percentile(crowd.gaps, 99)], size.streams))
-                memory.append(row(name, [crowd.memory * size.streams / 1024], size.streams))
+    steps = settings.crowds * len(many.TARGETS) * sum(map(many.steps, sizes))
+    with bar("growth: streams", steps) as advance:
+        for name, size in itertools.product(many.TARGETS, sizes):
+            crowds = [many.crowd(name, size, number, advance) for number in range(settings.crowds)]
+            tokens.append(row(name, [crowd.cpu_of_a_token for crowd in crowds], size.streams))
+            gaps.append(row(name, [percentile(crowd.gaps, 99) for crowd in crowds], size.streams))
+            memory.append(row(name, [crowd.memory * size.streams / 1024 for crowd in crowds], size.streams))
     return [
         Measure(measure="CPU of a token", unit="us", wanted=FLAT, over="streams", rows=tokens),
         Measure(measure="added gap, p99 of all", unit="ms", wanted=LINEAR, over="streams", rows=gaps),

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks.folders import Words, put, server_over, template
+from benchmarks.folders import Words, put, server_over, session_id, template
 from benchmarks.load import Answers, take
 from benchmarks.progress import Advance, bar
 from benchmarks.report import Measure, row
@@ -15,6 +15,9 @@ from benchmarks.targets import MODEL, SERVER, SERVER_ANSWERS, UPSTREAM_ANSWERS, 
 DIRECT = "straight at the stand-in"
 SHORT_MESSAGES = 2
 WARM_UP = 2
+
+Way = tuple[int, bytes, Answers]
+"""A port, a request, and how its answer is known."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +34,6 @@ QUICK = Settings(messages=500, rounds=5)
 def measure(settings: Settings) -> list[Measure]:
     """A turn of one token in a session with a long history and in one with a short one, in turn."""
     words = Words()
-    lengths = {"short": SHORT_MESSAGES, "long": settings.messages}
     with (
         tempfile.TemporaryDirectory() as data,
         upstream(0) as ollama,
@@ -39,23 +41,20 @@ def measure(settings: Settings) -> list[Measure]:
     ):
         folder = Path(data) / "sessions"
         folder.mkdir()
-        ids = [put(folder, n, template(words, count, settings.characters)) for n, count in enumerate(lengths.values())]
+        lengths = {"short": SHORT_MESSAGES, "long": settings.messages}
+        ways: dict[str, Way] = {}
+        for number, (length, messages) in enumerate(lengths.items()):
+            request = post("/api/chat", body(words, messages, settings.characters))
+            ways[f"{DIRECT}, {length}"] = (ollama.port, request, UPSTREAM_ANSWERS)
+            put(folder, number, template(words, messages, settings.characters))
         with server_over(Path(data), ollama.port) as server:
-            ways = {
-                **{
-                    f"{DIRECT}, {length}": (
-                        ollama.port,
-                        post("/api/chat", body(words, count, settings.characters)),
-                        UPSTREAM_ANSWERS,
-                    )
-                    for length, count in lengths.items()
-                },
-                **{
-                    f"{SERVER}, {length}": (server.port, turn_request(identity, 1), SERVER_ANSWERS)
-                    for length, identity in zip(lengths, ids, strict=True)
-                },
-            }
+            for number, length in enumerate(lengths):
+                ways[f"{SERVER}, {length}"] = (server.port, turn_request(session_id(number), 1), SERVER_ANSWERS)
             taken = uvloop.run(_rounds(ways, settings.rounds, advance))
+    return _measures(taken)
+
+
+def _measures(taken: dict[str, list[float]]) -> list[Measure]:
     whole = {name: of[WARM_UP:] for name, of in taken.items()}
     return [
         Measure(measure="turn of one token, to its end", unit="ms", rows=[row(name, of) for name, of in whole.items()]),
@@ -74,7 +73,7 @@ def measure(settings: Settings) -> list[Measure]:
         Measure(
             measure="first turn after the start, the file read",
             unit="ms",
-            rows=[row(f"{SERVER}, {length}", taken[f"{SERVER}, {length}"][:1]) for length in lengths],
+            rows=[row(name, of[:1]) for name, of in taken.items() if name.startswith(SERVER)],
         ),
     ]
 
