@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks.load import Answers, take
+from benchmarks.load import take
 from benchmarks.progress import Advance, bar
 from benchmarks.report import Measure, row
 from benchmarks.targets import (
     FLOOR,
     OPENAI,
-    OPENAI_ANSWERS,
+    OPENAI_ENDING,
     SERVER,
-    SERVER_ANSWERS,
+    SERVER_ENDING,
     Side,
     new_sessions,
     openai_request,
@@ -28,8 +28,8 @@ DIRECT, SAVE, IN_SESSION = "straight at the stand-in", "a durable save", f"{OPEN
 SAVED_BYTES = 2048
 WARM_UP = 5
 
-Way = tuple[int, bytes, Answers]
-"""A port, a request, and how its answer is known."""
+Way = tuple[int, bytes, bytes]
+"""A port, a request, and what a whole answer ends with."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +67,11 @@ def _ways(side: Side) -> dict[str, Way]:
     direct, floor, port = side.upstream, side[FLOOR], side[SERVER].port
     ours, openais = new_sessions(port, 2)
     return {
-        DIRECT: (direct.port, direct.requests(1, 1)[0], direct.answers),
-        FLOOR: (floor.port, floor.requests(1, 1)[0], floor.answers),
-        SERVER: (port, turn_request(ours, 1), SERVER_ANSWERS),
-        IN_SESSION: (port, openai_request(1, openais), OPENAI_ANSWERS),
-        OPENAI: (port, openai_request(1), OPENAI_ANSWERS),
+        DIRECT: (direct.port, direct.requests(1, 1)[0], direct.ending),
+        FLOOR: (floor.port, floor.requests(1, 1)[0], floor.ending),
+        SERVER: (port, turn_request(ours, 1), SERVER_ENDING),
+        IN_SESSION: (port, openai_request(1, openais), OPENAI_ENDING),
+        OPENAI: (port, openai_request(1), OPENAI_ENDING),
     }
 
 

@@ -12,7 +12,7 @@ from benchmarks.folders import Server, Words, fill, put, server_over, session_id
 from benchmarks.load import take
 from benchmarks.progress import bar
 from benchmarks.report import Measure, Row, percentile, row
-from benchmarks.targets import SERVER, SERVER_ANSWERS, turn_request, upstream
+from benchmarks.targets import SERVER, SERVER_ENDING, turn_request, upstream
 
 FLAT, LINEAR = "flat", "at most linear"
 CHARACTERS = 200
@@ -125,7 +125,7 @@ def _turns(server: Server, identity: str, rounds: int) -> list[float]:
 
     async def turns() -> list[float]:
         request = turn_request(identity, 1)
-        return [(await take(server.port, request, SERVER_ANSWERS)).whole for _ in range(rounds + 1)]
+        return [(await take(server.port, request, SERVER_ENDING)).whole for _ in range(rounds + 1)]
 
     return uvloop.run(turns())[1:]
 

@@ -7,17 +7,17 @@ import msgspec
 import uvloop
 
 from benchmarks.folders import Words, put, server_over, session_id, template
-from benchmarks.load import Answers, take
+from benchmarks.load import take
 from benchmarks.progress import Advance, bar
 from benchmarks.report import Measure, row
-from benchmarks.targets import MODEL, SERVER, SERVER_ANSWERS, UPSTREAM_ANSWERS, post, turn_request, upstream
+from benchmarks.targets import MODEL, SERVER, SERVER_ENDING, UPSTREAM_ENDING, post, turn_request, upstream
 
 DIRECT = "straight at the stand-in"
 SHORT_MESSAGES = 2
 WARM_UP = 2
 
-Way = tuple[int, bytes, Answers]
-"""A port, a request, and how its answer is known."""
+Way = tuple[int, bytes, bytes]
+"""A port, a request, and what a whole answer ends with."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +45,11 @@ def measure(settings: Settings) -> list[Measure]:
         ways: dict[str, Way] = {}
         for number, (length, messages) in enumerate(lengths.items()):
             request = post("/api/chat", body(words, messages, settings.characters))
-            ways[f"{DIRECT}, {length}"] = (ollama.port, request, UPSTREAM_ANSWERS)
+            ways[f"{DIRECT}, {length}"] = (ollama.port, request, UPSTREAM_ENDING)
             put(folder, number, template(words, messages, settings.characters))
         with server_over(Path(data), ollama.port) as server:
             for number, length in enumerate(lengths):
-                ways[f"{SERVER}, {length}"] = (server.port, turn_request(session_id(number), 1), SERVER_ANSWERS)
+                ways[f"{SERVER}, {length}"] = (server.port, turn_request(session_id(number), 1), SERVER_ENDING)
             taken = uvloop.run(_rounds(ways, settings.rounds, advance))
     return _measures(taken)
 
@@ -85,7 +85,7 @@ def body(words: Words, messages: int, characters: int) -> object:
     return {"model": MODEL, "messages": told, "stream": True, "options": {"num_predict": 1}}
 
 
-async def _rounds(ways: dict[str, tuple[int, bytes, Answers]], rounds: int, advance: Advance) -> dict[str, list[float]]:
+async def _rounds(ways: dict[str, tuple[int, bytes, bytes]], rounds: int, advance: Advance) -> dict[str, list[float]]:
     """Milliseconds of each way, those that warm all up first."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(WARM_UP + rounds):

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import uvloop
 
 from benchmarks.processes import Process
+from benchmarks.servers.upstream import TOKEN
 
 PATIENCE_SECONDS = 300.0
 """What one run may take at most."""
@@ -26,22 +27,17 @@ Advanced = Callable[[int], object]
 """Takes how many more tokens have come."""
 
 
-class Answers(NamedTuple):
-    """What a target's streams are known by: what each token has once, and what a whole stream ends with."""
-
-    token: bytes
-    ending: bytes
+MARK = TOKEN.encode()
+"""One byte, since a relay may cut a stream anywhere, and put the frame of a transfer chunk in between."""
 
 
 class Stream(asyncio.Protocol):
-    """One request on a connection of its own: when its tokens came, and whether it was whole."""
+    """One request on a connection of its own: when its tokens came, and whether it had the bytes it ends with."""
 
-    def __init__(self, request: bytes, answers: Answers) -> None:
+    def __init__(self, request: bytes, ending: bytes) -> None:
         self._request = request
-        self._token = answers.token
-        self._ending = answers.ending
-        self._over = len(answers.token) - 1  # bytes of a mark that may lie in the read before
-        self._reads: deque[bytes] = deque([b""], maxlen=4)
+        self._ending = ending
+        self._reads: deque[bytes] = deque(maxlen=4)
         self.tokens = 0
         self.asked = self.heard = 0.0
         self.times = array("d")
@@ -53,7 +49,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Count. All tokens of one read have come at one time."""
-        new = (self._reads[-1][-self._over :] + data).count(self._token)
+        new = data.count(MARK)
         self._reads.append(data)
         self.heard = now = time.perf_counter()
         if new:
@@ -133,7 +129,7 @@ def starts(streams: int, seconds: float, seed: int) -> list[float]:
 def run(
     port: int,
     requests: Sequence[bytes],
-    answers: Answers,
+    ending: bytes,
     tokens: int,
     *,
     delays: Sequence[float] = (),
@@ -147,15 +143,15 @@ def run(
     those before the first stream and behind the last. Raises RuntimeError for a stream that is not as it should be,
     and where no steady state was seen.
     """
-    load = uvloop.run(_run(port, requests, answers, tokens, delays, watched, advanced, steady=steady))
+    load = uvloop.run(_run(port, requests, ending, tokens, delays, watched, advanced, steady=steady))
     if load.tokens <= 0:
         raise RuntimeError("the streams did not all run at a time: have them be longer")
     return load
 
 
-async def take(port: int, request: bytes, answers: Answers) -> Stream:
+async def take(port: int, request: bytes, ending: bytes) -> Stream:
     """Take one stream, while nothing else is done."""
-    stream = Stream(request, answers)
+    stream = Stream(request, ending)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await stream.taken(port)
     return stream
@@ -164,7 +160,7 @@ async def take(port: int, request: bytes, answers: Answers) -> Stream:
 async def _run(
     port: int,
     requests: Sequence[bytes],
-    answers: Answers,
+    ending: bytes,
     tokens: int,
     delays: Sequence[float],
     watched: Sequence[Process],
@@ -172,7 +168,7 @@ async def _run(
     *,
     steady: bool,
 ) -> Load:
-    streams = [Stream(request, answers) for request in requests]
+    streams = [Stream(request, ending) for request in requests]
 
     async def begin(stream: Stream, delay: float) -> None:
         await asyncio.sleep(delay)

@@ -100,7 +100,7 @@ def crowd(name: str, settings: Settings, seed: int, advance: Advance) -> Crowd:
         done = load.run(
             target.port,
             requests,
-            target.answers,
+            target.ending,
             each,
             delays=load.starts(streams, spread(settings), seed),
             watched=[target.process, side.upstream.process],
@@ -124,4 +124,4 @@ def crowd(name: str, settings: Settings, seed: int, advance: Advance) -> Crowd:
 def _warm_up(target: Target) -> None:
     """Few streams: what is loaded and kept with a first use is there, and no memory is left over for later ones."""
     requests = target.requests(WARM_UP_STREAMS, WARM_UP_TOKENS)
-    load.run(target.port, requests, target.answers, WARM_UP_TOKENS, steady=False)
+    load.run(target.port, requests, target.ending, WARM_UP_TOKENS, steady=False)

@@ -57,7 +57,7 @@ def _costs(target: Target, settings: Settings, seed: int, advance: Advance) -> t
     long = load.run(
         target.port,
         target.requests(streams, tokens),
-        target.answers,
+        target.ending,
         tokens,
         delays=load.starts(streams, SPREAD_SECONDS, seed),
         watched=[target.process],
@@ -66,7 +66,7 @@ def _costs(target: Target, settings: Settings, seed: int, advance: Advance) -> t
     short = load.run(
         target.port,
         target.requests(streams, 1),
-        target.answers,
+        target.ending,
         1,
         watched=[target.process],
         advanced=advance,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import httpx
 
-from benchmarks.load import Answers
 from benchmarks.processes import Process, started
+from benchmarks.servers.upstream import ENDING
 
 FLOOR, HTTPX, OLLAMA, SERVER, OPENAI = (
     "floor",
@@ -25,20 +25,20 @@ REFERENCES = {HTTPX: "benchmarks.servers.httpx_relay", OLLAMA: "benchmarks.serve
 OPENAI_PATH = "/v1/chat/completions"
 MODEL = "bench"
 
-UPSTREAM_ANSWERS = Answers(b'"done":false', b'"done":true')
-RELAY_ANSWERS = Answers(b'"done": false', b'"done": true')
-SERVER_ANSWERS = Answers(b"event: content_delta", b"event: done")
-OPENAI_ANSWERS = Answers(b'"content":" w', b"data: [DONE]")
+UPSTREAM_ENDING = ENDING.encode()
+RELAY_ENDING = b'"done": true'
+SERVER_ENDING = b"event: done"
+OPENAI_ENDING = b"data: [DONE]"
 
 
 class Target(NamedTuple):
-    """One way to ask: whom, with which requests for so many streams of so many tokens, and how answers are known."""
+    """One way to ask: whom, how for so many streams of so many tokens, and what a whole stream ends with."""
 
     name: str
     process: Process
     port: int
     requests: Callable[[int, int], Sequence[bytes]]
-    answers: Answers
+    ending: bytes
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def upstream(rate: float, at_once: int = 1) -> Iterator[Target]:
             process,
             port,
             lambda streams, tokens: [post("/api/chat", ollama_body(tokens))] * streams,
-            UPSTREAM_ANSWERS,
+            UPSTREAM_ENDING,
         )
 
 
@@ -122,8 +122,8 @@ def side_by_side(names: Sequence[str], streams: int, rate: float, at_once: int =
         for name, module in {FLOOR: "benchmarks.servers.floor", **REFERENCES}.items():
             if name in names:
                 process, port = stack.enter_context(started("-m", module, str(ollama.port)))
-                answers = UPSTREAM_ANSWERS if name == FLOOR else RELAY_ANSWERS
-                targets.append(Target(name, process, port, _stateless, answers))
+                ending = UPSTREAM_ENDING if name == FLOOR else RELAY_ENDING
+                targets.append(Target(name, process, port, _stateless, ending))
         if SERVER in names or OPENAI in names:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             process, port = stack.enter_context(mochi_server(ollama.port, folder, streams))
@@ -146,6 +146,6 @@ def _ways_in(process: Process, port: int) -> dict[str, Target]:
         return [openai_request(tokens)] * streams
 
     return {
-        SERVER: Target(SERVER, process, port, ours, SERVER_ANSWERS),
-        OPENAI: Target(OPENAI, process, port, openais, OPENAI_ANSWERS),
+        SERVER: Target(SERVER, process, port, ours, SERVER_ENDING),
+        OPENAI: Target(OPENAI, process, port, openais, OPENAI_ENDING),
     }

@@ -16,14 +16,18 @@ IN_BULK = 200
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """A round more is run first, to warm all up."""
+    """A round more is run first, to warm all up.
+
+    Streams are long, since what lies in the system's buffers when a relay begins to read comes faster than the rest.
+    """
 
     streams: int = 20
-    tokens: int = 4000
+    tokens: int = 10_000
     rounds: int = 5
+    bulk_rounds: int = 2
 
 
-QUICK = Settings(streams=5, tokens=400, rounds=1)
+QUICK = Settings(streams=5, tokens=400, rounds=1, bulk_rounds=1)
 
 
 class Pace(NamedTuple):
@@ -37,8 +41,8 @@ class Pace(NamedTuple):
 
 def measure(settings: Settings) -> list[Measure]:
     """As Ollama writes, line by line; then in bulk, where neither stand-in nor client has anything to do."""
-    by_line = _measured(settings, "throughput", at_once=1)
-    in_bulk = _measured(settings, "throughput, in bulk", at_once=IN_BULK)
+    by_line = _measured("throughput", settings, settings.rounds, at_once=1)
+    in_bulk = _measured("throughput, in bulk", settings, settings.bulk_rounds, at_once=IN_BULK)
     rates = _rates(by_line)
     return [
         Measure(measure="through one process", unit="tokens/s", rows=[row(name, rates[name]) for name in rates]),
@@ -57,13 +61,13 @@ Paces = dict[str, list[Pace]]
 """Of each target, round by round."""
 
 
-def _measured(settings: Settings, title: str, at_once: int) -> Paces:
+def _measured(title: str, settings: Settings, rounds: int, at_once: int) -> Paces:
     with side_by_side(TARGETS, settings.streams, 0, at_once) as side:
         targets = [side.upstream, *side.targets]
         paces: Paces = {target.name: [] for target in targets}
-        steps = (settings.rounds + 1) * len(targets) * settings.streams * settings.tokens
+        steps = (rounds + 1) * len(targets) * settings.streams * settings.tokens
         with bar(title, steps) as advance:
-            for number in range(settings.rounds + 1):
+            for number in range(rounds + 1):
                 for target in targets:
                     pace = _pace(side, target, settings, advance)
                     if number:
@@ -77,7 +81,7 @@ def _pace(side: Side, target: Target, settings: Settings, advance: Advance) -> P
     done = load.run(
         target.port,
         requests,
-        target.answers,
+        target.ending,
         settings.tokens,
         watched=[target.process, side.upstream.process],
         advanced=advance,

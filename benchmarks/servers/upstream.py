@@ -37,6 +37,10 @@ CLOSING = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 COUNT = re.compile(rb'"num_predict": ?(\d+)')
 
 
+TOKEN, ENDING = "~", "^"
+"""What each token has in it once, and what the last line has: the client looks for nothing else."""
+
+
 def line(content: str, *, done: bool = False) -> bytes:
     """One line of a reply as a transfer chunk, with the fields and the length of a real one."""
     chunk = {
@@ -47,7 +51,7 @@ def line(content: str, *, done: bool = False) -> bytes:
     }
     if done:
         chunk |= {"done_reason": "stop", "total_duration": 1, "load_duration": 1, "prompt_eval_count": 5}
-        chunk |= {"prompt_eval_duration": 1, "eval_count": 100, "eval_duration": 1}
+        chunk |= {"prompt_eval_duration": 1, "eval_count": 100, "eval_duration": 1, "mark": ENDING}
     data = json.dumps(chunk, separators=(",", ":")).encode() + b"\n"
     return b"%x\r\n%s\r\n" % (len(data), data)
 
@@ -143,7 +147,7 @@ class Connection(asyncio.Protocol):
 
 async def serve(rate: float, at_once: int) -> None:
     """Listen on a free port, which is printed, until the process is told to end."""
-    lines = [line(f" w{i}") for i in range(MOST_TOKENS)]
+    lines = [line(f" {TOKEN}{i}") for i in range(MOST_TOKENS)]
     interval = 1 / rate if rate else 0.0
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(lines, interval, at_once), "127.0.0.1", 0, backlog=BACKLOG)
