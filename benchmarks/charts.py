@@ -1,6 +1,5 @@
-"""How cost grows, as pictures: one for each measure whose rows have sizes, both axes logarithmic."""
+"""How cost grows, as a picture: of a measure whose rows have sizes, both axes logarithmic."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.report import OURS, Measure, Report, Row
+from benchmarks.report import OURS, Measure, Row
 
 WIDTH, HEIGHT = 5.2, 3.6
 """Inches."""
@@ -17,20 +16,8 @@ COLOURS = {OURS: "#c2185b"}
 OTHER_COLOUR = "#607d8b"
 
 
-def draw(report: Report, folder: Path) -> None:
-    """Put the charts of a report into a folder, in place of those before."""
-    for measure in report.measures:
-        if measure.over:
-            folder.mkdir(exist_ok=True)
-            _draw(measure, folder / file_name(report, measure))
-
-
-def file_name(report: Report, measure: Measure) -> str:
-    """What a chart's file is called."""
-    return f"{report.name}-{measure.over}-{re.sub('[^a-z0-9]+', '-', measure.measure.lower())}.svg"
-
-
-def _draw(measure: Measure, path: Path) -> None:
+def draw(measure: Measure, path: Path) -> None:
+    """Put the chart of a measure there, in place of one before."""
     # The same figures give the same bytes, and words are words.
     with mpl.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")

@@ -38,7 +38,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 30
 
 
-QUICK = Settings(streams=(1, 10), sessions=(10, 100), messages=(10, 100), seconds=0.5, crowds=1, starts=1, rounds=5)
+QUICK = Settings(
+    streams=(1, 10), sessions=(10, 100), messages=(10, 100), rate=50, seconds=0.5, crowds=1, starts=1, rounds=5
+)
 
 
 def measure(settings: Settings) -> list[Measure]:

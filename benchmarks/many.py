@@ -13,7 +13,7 @@ from benchmarks.targets import FLOOR, SERVER, Target, side_by_side
 
 TARGETS = (FLOOR, SERVER)
 STARTS_A_SECOND = 100
-WARM_UP_STREAMS, WARM_UP_TOKENS = 10, 20
+WARM_UP_STREAMS, WARM_UP_TOKENS = 10, 10
 SETTLE_SECONDS = 0.5
 
 
@@ -26,7 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 2
 
 
-QUICK = Settings(streams=50, seconds=1, rounds=1)
+QUICK = Settings(streams=50, rate=50, seconds=0.5, rounds=1)
 
 
 class Crowd(NamedTuple):
