@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import uvloop
 
 from benchmarks import many
 from benchmarks.folders import Server, Words, fill, put, server_over, session_id, template
+from benchmarks.lists import FIRST_PAGE, LOOK_SECONDS
 from benchmarks.load import take
 from benchmarks.progress import bar
 from benchmarks.report import Measure, Row, percentile, row
@@ -68,7 +70,7 @@ def _streams(settings: Settings) -> list[Measure]:
 
 
 def _sessions(settings: Settings) -> list[Measure]:
-    start, page, turn, memory = list[Row](), list[Row](), list[Row](), list[Row]()
+    start, page, looking, turn, memory = list[Row](), list[Row](), list[Row](), list[Row](), list[Row]()
     steps = sum(settings.sessions) + len(settings.sessions) * (settings.starts + 2)
     with upstream(0) as ollama, bar("growth: sessions", steps) as advance:
         for sessions in settings.sessions:
@@ -82,17 +84,20 @@ def _sessions(settings: Settings) -> list[Measure]:
                         starts.append(server.start_seconds)
                         memories.append(server.process.memory / 2**20)
                         if len(starts) == settings.starts:
-                            pages = [server.ask("/api/v1/sessions?limit=50") for _ in range(settings.rounds)]
+                            pages = [server.ask(FIRST_PAGE) for _ in range(settings.rounds)]
                             turns = _turns(server, session_id(0), settings.rounds)
+                            looks = [_look(server) for _ in range(settings.starts)]
                     advance(1)
             start.append(row(SERVER, starts, sessions))
             memory.append(row(SERVER, memories, sessions))
             page.append(row(SERVER, pages, sessions))
             turn.append(row(SERVER, turns, sessions))
+            looking.append(row(SERVER, looks, sessions))
             advance(1)
     return [
         Measure(measure="start with an index", unit="s", wanted=LINEAR, over="sessions", rows=start),
         Measure(measure="first page of 50", unit="ms", wanted=FLAT, over="sessions", rows=page),
+        Measure(measure="first page, folder looked through", unit="ms", wanted=LINEAR, over="sessions", rows=looking),
         Measure(measure="turn of one token", unit="ms", wanted=FLAT, over="sessions", rows=turn),
         Measure(measure="memory after the start", unit="MB", wanted=LINEAR, over="sessions", rows=memory),
     ]
@@ -130,6 +135,12 @@ def _turns(server: Server, identity: str, rounds: int) -> list[float]:
         return [(await take(server.port, request, SERVER_ENDING)).whole for _ in range(rounds + 1)]
 
     return uvloop.run(turns())[1:]
+
+
+def _look(server: Server) -> float:
+    """Milliseconds of a first page for which the folder is looked through for changes by hand."""
+    time.sleep(LOOK_SECONDS)
+    return server.ask(FIRST_PAGE)
 
 
 def _loads(server: Server, file: Path, rounds: int) -> list[float]:

@@ -100,7 +100,7 @@ def cells(report: Report) -> list[Line]:
     """The table: a line for each measure, then one for each of its targets."""
     lines: list[Line] = []
     for measure in report.measures:
-        lines.append((f"{measure.measure}, {measure.unit}{growth(measure)}", "", "", "", ""))
+        lines.append((f"{measure.measure}, {measure.unit}{power(measure)}", "", "", "", ""))
         for of in measure.rows:
             target = of.target if of.at is None else f"{of.target}, {of.at:,} {measure.over}"
             wanted = measure.wanted if of.target.startswith(OURS) else ""
@@ -108,14 +108,14 @@ def cells(report: Report) -> list[Line]:
     return lines
 
 
-def growth(measure: Measure) -> str:
+def power(measure: Measure) -> str:
     """How ours grows from the smallest size to the largest, as a power of the size: n^1 is linear, n^0 is flat."""
     sized = [(of.at, of.median) for of in measure.rows if of.target == OURS and of.at and of.median > 0]
     if len(sized) < 2:
         return ""
     (small, least), (large, most) = sized[0], sized[-1]
-    power = math.log(most / least) / math.log(large / small)
-    return f" ({OURS}: n^{power:.2f})"
+    exponent = math.log(most / least) / math.log(large / small)
+    return f" ({OURS}: n^{exponent:.2f})"
 
 
 def shown(figure: float) -> str:
