@@ -8,8 +8,10 @@ server's.
 import asyncio
 import gc
 import json
+import os
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,8 @@ class Inside(NamedTuple):
     decoded: dict[str, int]
     """Values that were read from JSON, by their types."""
     tasks: dict[str, int]
+    threads: dict[str, int]
+    """By name, numbers at the end left out."""
     objects: dict[str, int]
     """What the collector keeps track of, by type, garbage not included. Only where it was asked for."""
 
@@ -121,13 +125,17 @@ class _Telling(asyncio.Protocol):
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        told = Inside(dict(_encoded), dict(_decoded), _tasks(), _objects() if data == _ALL else {})
+        told = Inside(dict(_encoded), dict(_decoded), _tasks(), _threads(), _objects() if data == _ALL else {})
         self._transport.write(json.dumps(told._asdict()).encode())
         self._transport.close()
 
 
 def _tasks() -> dict[str, int]:
     return Counter(getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks())
+
+
+def _threads() -> dict[str, int]:
+    return Counter(thread.name.rstrip("0123456789") for thread in threading.enumerate())
 
 
 def _objects() -> dict[str, int]:
@@ -150,6 +158,8 @@ def _tell(port: Path) -> None:
 def main() -> None:
     """Behind this file stand a file for the port, and the command that is to be started: Python, -m, mochi_server."""
     port, _python, _m, _module, *arguments = sys.argv[1:]
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # a Ctrl-C is for whoever started it, who ends it then
     _count()
     _tell(Path(port))
     from mochi_server.__main__ import main as serve  # noqa: PLC0415 - what it reads in must find the counters
