@@ -6,23 +6,26 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tests.soak.quiet import Line, Sample, judged
 from tests.soak.soak import Soak
 
 TURN = 30.0
-"""Seconds from one quiet moment to the next; a short run has shorter ones, of which there must be a few."""
+"""Seconds of work between two quiet moments."""
 
 FEWEST_TURNS = 5
+"""A short run has shorter ones, for there must be something to compare."""
+
 _TOLD = 5
 
 
 def main() -> int:
     """The exit code: 1 where anything was wrong, 130 after Ctrl-C where nothing was."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, metavar="N", help="how long (default: 10)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, metavar="N", help="how long the clients work (default: 10)"
+    )
     parser.add_argument("--clients", type=int, default=8, metavar="N", help="how many at a time (default: 8)")
     parser.add_argument(
         "--seed",
@@ -49,22 +52,24 @@ def main() -> int:
 
 def _run(soak: Soak, seconds: float) -> bool:
     """Whether it was stopped by Ctrl-C. Ends early where something is wrong: what comes behind says little."""
-    began = time.monotonic()
-    turn = min(TURN, seconds / FEWEST_TURNS)
+    turns = max(FEWEST_TURNS, round(seconds / TURN))
     try:
-        while not soak.wrong and (left := seconds - (time.monotonic() - began)) > 0:
-            sample = soak.turn(min(turn, left))
-            sys.stderr.write(_progress(soak, sample, seconds))
-            sys.stderr.flush()
+        for number in range(1, turns + 1):
+            sample = soak.turn(seconds / turns)
+            if sample is not None:
+                sys.stderr.write(_progress(soak, sample, number / turns))
+                sys.stderr.flush()
+            if soak.wrong:
+                break
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped; this is what was seen so far.\n")
         return True
     return False
 
 
-def _progress(soak: Soak, sample: Sample, seconds: float) -> str:
+def _progress(soak: Soak, sample: Sample, part: float) -> str:
     return (
-        f"{min(100, 100 * sample.seconds / seconds):3.0f}% {sample.seconds:5.0f} s: "
+        f"{part:4.0%} {sample.seconds:5.0f} s: "
         f"{soak.operations.total():,} operations, {soak.answers.total():,} answers, {soak.compared:,} replies equal; "
         f"{sample.memory:.1f} MiB, {sample.files} files, {sample.threads} threads, {sample.tasks.total()} tasks\n"
     )

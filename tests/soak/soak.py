@@ -1,10 +1,14 @@
 """The soak itself: clients that work in turns with quiet moments, beside an Ollama that fails now and then."""
 
+import subprocess
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Self
+
+import httpx
+import psutil
 
 from tests.inside import Instrument
 from tests.server import LIMIT, Server
@@ -50,8 +54,8 @@ class Soak:
         self._server.kill()
         self._ollama.__exit__()
 
-    def turn(self, seconds: float) -> Sample:
-        """Have the clients work for so long and leave nothing behind; then, what the server holds.
+    def turn(self, seconds: float) -> Sample | None:
+        """Have the clients work for so long and leave nothing behind; then, what the server holds, if it still answers.
 
         After a KeyboardInterrupt they end what they are at first.
         """
@@ -65,11 +69,19 @@ class Soak:
             self._until = 0
             self._join(threads, LIMIT)
             raise
-        return self.watched.sample()
+        try:
+            return self.watched.sample()
+        except (OSError, ValueError, httpx.HTTPError, psutil.Error) as error:
+            self.wrong.append(f"the server does not tell what it holds: {error!r}")
+            return None
 
     def stop(self) -> None:
         """End the server in order, and look at what it logged and answered."""
-        code = self._server.stop()
+        try:
+            code = self._server.stop()
+        except subprocess.TimeoutExpired:
+            self.wrong.append("the server does not end")
+            return
         if code != 0:
             self.wrong.append(f"the server's exit code is {code}")
         levels = Counter((line["level"], line["event"]) for line in self._server.log_lines())
