@@ -37,8 +37,10 @@ class Inside(NamedTuple):
     tasks: dict[str, int]
     threads: dict[str, int]
     """By name, numbers at the end left out."""
+    blocks: int
+    """Pieces of memory that Python's own allocator has given out."""
     objects: dict[str, int]
-    """What the collector keeps track of, by type, garbage not included. Only where it was asked for."""
+    """What the collector keeps track of, by type. Only where it was asked for, and garbage is then collected before."""
 
 
 class Instrument:
@@ -125,7 +127,11 @@ class _Telling(asyncio.Protocol):
         self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
-        told = Inside(dict(_encoded), dict(_decoded), _tasks(), _threads(), _objects() if data == _ALL else {})
+        if data == _ALL:
+            gc.collect()
+        blocks = sys.getallocatedblocks()
+        objects = _objects() if data == _ALL else {}
+        told = Inside(dict(_encoded), dict(_decoded), _tasks(), _threads(), blocks, objects)
         self._transport.write(json.dumps(told._asdict()).encode())
         self._transport.close()
 
@@ -139,7 +145,6 @@ def _threads() -> dict[str, int]:
 
 
 def _objects() -> dict[str, int]:
-    gc.collect()
     return Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
 
 

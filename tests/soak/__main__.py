@@ -80,7 +80,7 @@ def _tell(soak: Soak, lines: list[Line]) -> bool:
     done = ", ".join(f"{count} {name}" for name, count in sorted(soak.operations.items()))
     told = [f"Done: {done}.", f"Answers by status: {dict(sorted(soak.answers.items()))}.", ""]
     told.append(f"{'at quiet moments (medians)':28} {'first third':>12} {'last third':>12}")
-    told += [f"{line.what:28} {line.first:12.1f} {line.last:12.1f}  {line.wrong or 'ok'}" for line in lines]
+    told += [f"{line.what:28} {line.first:12,.1f} {line.last:12,.1f}  {line.wrong or 'ok'}" for line in lines]
     if not lines:
         told.append("too few of them to tell")
     if soak.wrong:
