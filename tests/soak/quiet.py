@@ -65,7 +65,7 @@ class Watched:
         self._wait_until_idle()
         if self.samples:
             first = self.samples[0]
-            self._within(PATIENCE, lambda: self._size() <= (first.tasks.total(), first.files))
+            self._within(PATIENCE, lambda: self._is_within(first))
         else:
             self._wait_until_it_stays()
         inside = self._instrument.all()
@@ -81,6 +81,10 @@ class Watched:
         )
         self.samples.append(sample)
         return sample
+
+    def _is_within(self, first: Sample) -> bool:
+        tasks, files = self._size()
+        return tasks <= first.tasks.total() and files <= first.files
 
     def _size(self) -> tuple[int, int]:
         return sum(self._instrument.counts().tasks.values()), self._process.num_fds()
