@@ -152,6 +152,7 @@ class ChatStream(asyncio.Protocol):
         if not self._begun:
             self._begun = True
             self._heard = self._loop.time()
+            self._watch_from_now()
         if chunk.done:
             self.close()
 
@@ -168,6 +169,12 @@ class ChatStream(asyncio.Protocol):
     def _tell_end(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
+
+    def _watch_from_now(self) -> None:
+        """The limit is the other one from now on, which may be over long before the first one would be."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = self._loop.call_later(self._token_timeout, self._watch)
 
     def _watch(self) -> None:
         """Look when the limit could be over, instead of arming a timer anew for each chunk."""
