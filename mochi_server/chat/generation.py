@@ -13,6 +13,7 @@ import msgspec
 
 from mochi_server.chat.admission import Ticket
 from mochi_server.domain.context_window import context_window
+from mochi_server.domain.event_log import EventLog
 from mochi_server.domain.events import Done, Entry, ErrorEvent, Event, MessageComplete, Phase, StatusEvent, entry
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.errors import MochiError
@@ -108,7 +109,7 @@ class Generation:
         self.outcome: Outcome | None = None
         self.failure: MochiError | None = None
         """Why no more of it can be kept, and so no more of it is shown."""
-        self.log: list[Entry] = []
+        self.log = EventLog()
         self.upstream = anyio.CancelScope()
         """Around everything that waits for Ollama; what saves the reply is outside of it."""
         self._listeners = 0
@@ -145,7 +146,7 @@ class Generation:
                 self.failure = storage_error(error)
                 self.upstream.cancel()
                 return
-            self.log += entries
+            self.log.extend(entries)
             for reader in self._waiting:
                 reader.shown(entries)
 
@@ -281,10 +282,10 @@ class Subscription:
         """As Listener has it. Who is slow is behind in the log, and nobody else is."""
         generation, reader = self._generation, _Reader(self._after, at_once)
         while generation.running or reader.seen < len(generation.log):
-            if reader.seen == len(generation.log):
+            if reader.seen >= len(generation.log):
                 await generation._wait(reader)  # noqa: SLF001 - the two are one mechanism
                 continue
-            batch = generation.log[reader.seen : reader.seen + most]
+            batch = generation.log.behind(reader.seen, most)
             yield reader.seen + 1, batch
             reader.seen += len(batch)
             if len(batch) == most:

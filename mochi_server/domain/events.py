@@ -124,7 +124,12 @@ def said(entries: Iterable[Entry]) -> tuple[str, str]:
 
 def words_json(delta: Entry) -> bytes:
     """The words of a delta as the JSON text that stands in its data: nothing is decoded for it."""
-    return delta.data[_BEFORE_WORDS : len(delta.data) - _BEHIND_WORDS[delta.name]]
+    return delta.data[len(_BEFORE_WORDS) : len(delta.data) - len(_BEHIND_WORDS[delta.name])]
+
+
+def delta(name: str, words: bytes) -> Entry:
+    """The delta of this name that has these words, as `words_json` gives them."""
+    return Entry(name, b"%b%b%b" % (_BEFORE_WORDS, words, _BEHIND_WORDS[name]))
 
 
 def one_line(data: bytes) -> bytes:
@@ -135,8 +140,7 @@ def one_line(data: bytes) -> bytes:
     return data
 
 
-_BEFORE_WORDS = len(b'{"content":')
+_BEFORE_WORDS = b'{"content":'
 _BEHIND_WORDS = {
-    ContentDelta.name: len(entry(ContentDelta("")).data) - _BEFORE_WORDS - len(b'""'),
-    ThinkingDelta.name: len(entry(ThinkingDelta("")).data) - _BEFORE_WORDS - len(b'""'),
+    one.name: entry(one).data.removeprefix(_BEFORE_WORDS + b'""') for one in (ContentDelta(""), ThinkingDelta(""))
 }

@@ -4,6 +4,7 @@ All functions block: they run in threads. OS errors come out as they are; `stora
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
@@ -22,6 +23,11 @@ _leftovers: set[Path] = set()
 """Files that were given up, and could not be removed then: the next write or removal tries again."""
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows has no quota error
+
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform != "win32" else None
+can_sync_file_systems = hasattr(_libc, "syncfs")
+"""Linux has the call (syncfs(2)), which tells of failures since its 5.8; Python has none of its own for it."""
 
 
 class FileChanged(Exception):
@@ -140,6 +146,17 @@ def sync_folder(folder: Path) -> None:
     """Make durable what was done to the folder's entries. Raises NotDurable."""
     with _synced(folder):
         pass
+
+
+def sync_file_system(folder: Path) -> None:
+    """Make durable whatever was written to the file system that a folder is on. Only where `can_sync_file_systems`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc is not None and _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)
 
 
 def sweep(scratch: Path, *, shared: bool = False) -> None:

@@ -22,6 +22,9 @@ from mochi_server.domain.messages import AssistantMessage
 from mochi_server.store import files
 
 RUNNING, ENDED = ".running", ".ended"
+MANY = 16
+"""More journals than these are synced together with all that is on their disk."""
+
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would make two bytes of a line feed
 
 
@@ -84,7 +87,7 @@ class Journal:
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _O_BINARY, files.FILE_MODE)
         self._size = 0
-        self._unsynced = False
+        self.unsynced = False
         # A sync must not meet a file that was closed, or another one under its number.
         self._closing = threading.Lock()
         self._open = True
@@ -111,12 +114,12 @@ class Journal:
     def sync(self) -> None:
         """Make durable what there is so far. Blocks. Raises OSError."""
         with self._closing:
-            if self._open and self._unsynced:
-                self._unsynced = False
+            if self._open and self.unsynced:
+                self.unsynced = False
                 try:
                     os.fsync(self._file)
                 except OSError:
-                    self._unsynced = True
+                    self.unsynced = True
                     raise
 
     def close(self) -> None:
@@ -130,7 +133,7 @@ class Journal:
         if (written := os.write(self._file, lines)) < len(lines):
             _append(self._file, lines, written, self._size)
         self._size += len(lines)
-        self._unsynced = True
+        self.unsynced = True
 
 
 class Journals:
@@ -184,14 +187,29 @@ class Journals:
 
     def sync(self) -> None:
         """Make durable what the open journals hold: all that can be, even where one fails."""
+        unsynced = [journal for journal in list(self._open) if journal.unsynced]
+        if len(unsynced) > MANY and files.can_sync_file_systems:
+            self._sync_many(unsynced)
+            return
         failure: OSError | None = None
-        for journal in list(self._open):
+        for journal in unsynced:
             try:
                 journal.sync()
             except OSError as error:
                 failure = error
         if failure is not None:
             raise failure
+
+    def _sync_many(self, journals: list[Journal]) -> None:
+        """One sync of the file system for all of them: one for each would hold up the appending to all others."""
+        for journal in journals:
+            journal.unsynced = False
+        try:
+            files.sync_file_system(self._folder)
+        except OSError:
+            for journal in journals:
+                journal.unsynced = True
+            raise
 
     def unsettled(self) -> list[str]:
         """The sessions with a reply that may not be in their files, but for those that are being written."""
