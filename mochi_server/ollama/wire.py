@@ -1,7 +1,7 @@
 """Ollama's chat protocol, typed: what is sent to `/api/chat` and what comes back, one JSON line a chunk."""
 
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,11 +34,12 @@ class WireMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
 class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The body of `/api/chat`. What is not set is not sent, so that Ollama's own defaults hold.
 
-    `truncate` is always sent as false: Ollama would otherwise cut a long history in silence.
+    `messages` without images are JSON already, see `wire_list`. `truncate` is always sent as false: Ollama
+    would otherwise cut a long history in silence.
     """
 
     model: str
-    messages: list[WireMessage]
+    messages: list[WireMessage] | msgspec.Raw
     truncate: Literal[False] | None = None
     options: OptionValues | None = None
     think: Think | None = None
@@ -125,3 +126,13 @@ def wire_message(message: Message, images: Iterable[msgspec.Raw] = ()) -> WireMe
                 tool_name=message.tool_name,
                 tool_call_id=message.tool_call_id,
             )
+
+
+def wire_element(message: Message) -> bytes:
+    """The same without images, as an element of `wire_list`."""
+    return _encoder.encode(wire_message(message)) + b","
+
+
+def wire_list(elements: Sequence[bytes]) -> msgspec.Raw:
+    """Elements, each of one message or of several, as the `messages` of a request: at least one."""
+    return msgspec.Raw(b"".join((b"[", *elements[:-1], elements[-1][:-1], b"]")))

@@ -36,7 +36,7 @@ from mochi_server.store.unreferenced import Unreferenced
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 * 1024 * 1024
-"""How much of the session files may be held decoded, counted by their size on disk."""
+"""How much may be held of the sessions used last: the size of their files, and of the JSON kept with them."""
 
 LOOK_AFTER_SECONDS = 1.0
 """A list looks for changes by hand when the last look is longer ago: they are seen within two seconds, and while
