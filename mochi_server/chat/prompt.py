@@ -23,7 +23,7 @@ from mochi_server.domain.session import HistoryLimit, Session
 from mochi_server.domain.tokens import Costs, Estimate, measured, path_tokens
 from mochi_server.errors import EmptyHistory
 from mochi_server.ollama.catalog import full_name
-from mochi_server.ollama.wire import ChatRequest, Format, Think, wire_element, wire_list
+from mochi_server.ollama.wire import ChatRequest, Format, Think, wire_element
 
 WARY = 4
 """After a refusal a token may be as little as one character."""
@@ -179,7 +179,7 @@ class Prompt:
             elements = (wire_element(self._system), *elements)
         return ChatRequest(
             model=self.model,
-            messages=wire_list(elements),
+            messages=elements,
             truncate=False,
             options=self.options(sending) or None,
             think=self._ask.think,

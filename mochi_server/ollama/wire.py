@@ -1,7 +1,7 @@
 """Ollama's chat protocol, typed: what is sent to `/api/chat` and what comes back, one JSON line a chunk."""
 
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,12 +34,12 @@ class WireMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
 class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The body of `/api/chat`. What is not set is not sent, so that Ollama's own defaults hold.
 
-    `messages` without images are JSON already, see `wire_list`. `truncate` is always sent as false: Ollama
-    would otherwise cut a long history in silence.
+    `messages` without images are JSON already: `wire_element`s, each of one message or of several, at least one.
+    `truncate` is always sent as false: Ollama would otherwise cut a long history in silence.
     """
 
     model: str
-    messages: list[WireMessage] | msgspec.Raw
+    messages: list[WireMessage] | tuple[bytes, ...]
     truncate: Literal[False] | None = None
     options: OptionValues | None = None
     think: Think | None = None
@@ -83,9 +83,14 @@ _chunk_decoder = msgspec.json.Decoder(Chunk)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 
 
-def encode_request(request: ChatRequest) -> bytes:
-    """The request's body."""
-    return _encoder.encode(request)
+def encode_request(request: ChatRequest) -> list[bytes]:
+    """The request's body, in parts: to copy a long history takes its time, and is done on the event loop."""
+    elements = request.messages
+    if isinstance(elements, list):
+        return [_encoder.encode(request)]
+    # What the model's name may have of it stands there escaped.
+    head, tail = _encoder.encode(msgspec.structs.replace(request, messages=[])).split(b'"messages":[]', 1)
+    return [head, b'"messages":[', *elements[:-1], elements[-1].removesuffix(b","), b"]", tail]
 
 
 def decode_chunk(line: bytes) -> Chunk:
@@ -129,10 +134,5 @@ def wire_message(message: Message, images: Iterable[msgspec.Raw] = ()) -> WireMe
 
 
 def wire_element(message: Message) -> bytes:
-    """The same without images, as an element of `wire_list`."""
+    """The same without images, as an element of a request's `messages`."""
     return _encoder.encode(wire_message(message)) + b","
-
-
-def wire_list(elements: Sequence[bytes]) -> msgspec.Raw:
-    """Elements, each of one message or of several, as the `messages` of a request: at least one."""
-    return msgspec.Raw(b"".join((b"[", *elements[:-1], elements[-1][:-1], b"]")))
