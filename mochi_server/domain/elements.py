@@ -9,8 +9,7 @@ from collections.abc import Callable
 from mochi_server.domain.messages import Message
 
 Element = Callable[[Message], bytes]
-"""Makes an element of a JSON list of a message, with what stands between it and the next."""
-
+"""What is made of one message: an element of a JSON list, with what stands between it and the next, for instance."""
 
 MOST_PARTS = 100
 """Elements are joined when there are more parts of them: seldom, since a copy of megabytes takes its time."""

@@ -71,7 +71,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_images(self) -> bool:
         """Whether any message of the active path has images."""
-        return any(self.path_elements.of(self.path, _image_references, keep=True))
+        return any(self.path_elements.of(self.path, _image_marks, keep=True))
 
     def tree(self) -> tuple[Message, ...]:
         """Every message that was ever on a path: the active one first, then the detached. No system prompts."""
@@ -235,8 +235,9 @@ def chained(messages: Iterable[Message], parent: str | None = None) -> tuple[Mes
     return tuple(path)
 
 
-def _image_references(message: Message) -> bytes:
-    return "".join(message.images or ()).encode() if isinstance(message, UserMessage) else b""
+def _image_marks(message: Message) -> bytes:
+    """A byte for each of its images."""
+    return bytes(len(message.images or ())) if isinstance(message, UserMessage) else b""
 
 
 def _newest_leaf(tree: Iterable[Message], top: Message) -> Message:

@@ -363,6 +363,24 @@ async def test_what_is_held_decoded_stays_within_its_limit_and_the_least_used_go
 
 
 @limited
+async def test_what_is_kept_of_a_sessions_json_counts_too(folder: Path) -> None:
+    quarter = "x" * (CACHE_BYTES // 4 - 10_000)
+
+    async with opened(folder) as store:
+        first, second = [
+            await store.create(new_session(f"{number:010x}").append(user("q", quarter), at(number)))
+            for number in range(2)
+        ]
+        # Beside its file the messages are kept twice, compact and indented: that leaves room for the other.
+        first = await store.update(first.metadata.session_id, lambda s: s.append(user("q2"), at(5)))
+        assert await store.load(second.metadata.session_id) is second
+        assert await store.load(first.metadata.session_id) is first
+        second = await store.update(second.metadata.session_id, lambda s: s.append(user("q2"), at(6)))
+        assert await store.load(second.metadata.session_id) is second
+        assert await store.load(first.metadata.session_id) is not first
+
+
+@limited
 async def test_an_unchanged_session_is_not_read_again(folder: Path) -> None:
     async with opened(folder) as store:
         await store.create(conversation("q"))
