@@ -80,7 +80,7 @@ class SessionStore:
         self._metrics = metrics or Metrics()
         self._inner = folder / ".mochi"
         self.threads = Threads()
-        self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
+        self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._held_or_read)
         self.journals = Journals(self._inner / "journals", self._inner / "quarantine")
         self.keys = Keys(self._inner / "keys", self._inner)
         self.images = Images(self._inner / "images", self._inner)
@@ -270,6 +270,13 @@ class SessionStore:
 
     def _read(self, session_id: str) -> Stored:
         return session_files.read(self._path(session_id), self._cache.get(session_id))
+
+    def _held_or_read(self, session_id: str) -> Stored:
+        """As memory has it: a long file that is just being replaced is not decoded anew because of that.
+
+        Changes by hand come into memory by `_look`, and a row of the index is as good as its stamp.
+        """
+        return self._cache.get(session_id) or self._read(session_id)
 
     async def _look(self) -> None:
         """Bring the list up to date with changes by hand."""
