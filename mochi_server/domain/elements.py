@@ -11,6 +11,9 @@ from mochi_server.domain.messages import Message
 Element = Callable[[Message], bytes]
 """What is made of one message: an element of a JSON list, with what stands between it and the next, for instance."""
 
+KEPT_FROM = 100
+"""Of fewer messages nothing is kept: to encode them takes less time than their memory, for all sessions, is worth."""
+
 MOST_PARTS = 100
 """Elements are joined when there are more parts of them: seldom, since a copy of megabytes takes its time."""
 
@@ -33,9 +36,9 @@ class Elements:
         self._last = _NONE
 
     def of(self, messages: tuple[Message, ...], element: Element, *, keep: bool = False) -> Parts:
-        """The elements of these messages. With `keep` such elements are kept from now on."""
+        """The elements of these messages. With `keep` such elements are kept from now on, if there are many."""
         known, made = self._last
-        if element not in made and not keep:
+        if len(messages) < KEPT_FROM or not (keep or element in made):
             return _followed((), element, (), messages)
         if messages is not known:
             same = _in_common(known, messages)

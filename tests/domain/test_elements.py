@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
-from mochi_server.domain.elements import MOST_PARTS, Elements
+from mochi_server.domain import elements
+from mochi_server.domain.elements import KEPT_FROM, MOST_PARTS, Elements
 from mochi_server.domain.messages import Message
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import message_json, messages_json, metadata_json, sealed
@@ -17,6 +18,11 @@ from mochi_server.ollama.wire import ChatRequest, encode_request, wire_element, 
 from tests.domain.made_up import MESSAGES, SOME, TEXT, sessions
 from tests.domain.talk import at, conversation, new_session, reply, system, user
 from tests.domain.test_session_tree import Talking
+
+
+@pytest.fixture
+def kept_from_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elements, "KEPT_FROM", 2)
 
 
 def plainly_sealed(session: Session) -> tuple[str, bytes]:
@@ -58,21 +64,26 @@ class Keeping(Talking):
         check(self.session)
 
 
+@pytest.mark.usefixtures("kept_from_two")
 def test_whatever_is_done_to_a_session_nobody_can_tell_what_was_kept() -> None:
     run_state_machine_as_test(Keeping, settings=SOME)
 
 
-@SOME
-@given(sessions(), st.lists(MESSAGES, max_size=4), TEXT)
-def test_any_session_is_written_as_without_it(session: Session, added: list[Message], text: str) -> None:
-    check(session)
-    longer = session.extend(added, at(1))
-    check(longer)
-    check(session)
-    check(longer.with_system(system(text), at(2)).with_metadata(at(3), title=text))
+@pytest.mark.usefixtures("kept_from_two")
+def test_any_session_is_written_as_without_it() -> None:
+    @SOME
+    @given(sessions(), st.lists(MESSAGES, max_size=4), TEXT)
+    def written(session: Session, added: list[Message], text: str) -> None:
+        check(session)
+        longer = session.extend(added, at(1))
+        check(longer)
+        check(session)
+        check(longer.with_system(system(text), at(2)).with_metadata(at(3), title=text))
+
+    written()
 
 
-@pytest.mark.parametrize("count", [MOST_PARTS - 2, MOST_PARTS + 2, 3 * MOST_PARTS])
+@pytest.mark.parametrize("count", [KEPT_FROM - 2, KEPT_FROM + 2, KEPT_FROM + 3 * MOST_PARTS])
 def test_a_long_session_is_written_as_without_it(count: int) -> None:
     session = new_session()
     for number in range(count):
@@ -84,6 +95,7 @@ def test_a_long_session_is_written_as_without_it(count: int) -> None:
     check(session.truncate(5, at(count)))
 
 
+@pytest.mark.usefixtures("kept_from_two")
 def test_a_message_that_equals_the_one_before_is_written_as_it_is_itself() -> None:
     session = conversation("q").append(msgspec.structs.replace(reply("a"), options={"top_p": 1}), at(1))
     check(session)
@@ -92,6 +104,7 @@ def test_a_message_that_equals_the_one_before_is_written_as_it_is_itself() -> No
     check(msgspec.structs.replace(session, path=(session.path[0], other)))
 
 
+@pytest.mark.usefixtures("kept_from_two")
 def test_only_what_is_new_is_encoded() -> None:
     encoded: list[str] = []
 
@@ -99,11 +112,17 @@ def test_only_what_is_new_is_encoded() -> None:
         encoded.append(message.message_id)
         return message.content.encode()
 
-    elements, path = Elements(), conversation("q", "a", "q2").path
-    elements.of(path, element)
-    assert elements.size == 0
+    kept, path = Elements(), conversation("q", "a", "q2").path
+    kept.of(path, element)
+    assert kept.size == 0
     encoded.clear()
-    elements.of(path, element, keep=True)
-    elements.of((*path, reply("a2")), element)
+    kept.of(path, element, keep=True)
+    kept.of((*path, reply("a2")), element)
     assert encoded == ["q", "a", "q2", "a2"]
-    assert elements.size == len("qaq2a2")
+    assert kept.size == len("qaq2a2")
+
+
+def test_of_a_short_session_nothing_is_kept() -> None:
+    session = sealed(conversation("q", "a"), keep=True)[0]
+    path_tokens(session.path_elements, session.path)
+    assert session.path_elements.size == 0
