@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mochi_server.domain.elements import Element, Parts
+from mochi_server.domain.elements import KEPT_FROM, Element, Parts
 from mochi_server.domain.json_depth import DEEPEST_FILE, is_deeper_than
 from mochi_server.domain.messages import (
     AssistantMessage,
@@ -54,7 +54,7 @@ def message_json(message: Message) -> bytes:
 
 def messages_json(session: Session) -> bytes:
     """The messages of a session, the system prompt and the active path, as a compact JSON list."""
-    return b"".join((b"[", *_path(session, _compact, _BETWEEN, keep=False), b"]"))
+    return b"".join((b"[", *_lists(session, _compact, _BETWEEN, keep=False)[0], b"]"))
 
 
 def metadata_json(metadata: Metadata) -> bytes:
@@ -62,29 +62,25 @@ def metadata_json(metadata: Metadata) -> bytes:
     return _with_unknown(metadata, metadata.unknown)
 
 
-def revised(session: Session, *, keep: bool = False) -> Session:
-    """The session under the revision that its content has; `keep` as `sealed` has it."""
-    bare = metadata_json(msgspec.structs.replace(session.metadata, revision=""))
-    digest = hashlib.blake2b(bare, digest_size=8)
-    path = _path(session, _compact, _BETWEEN, keep=keep)
-    detached = _detached(session, _compact, _BETWEEN, keep=keep)
-    for part in (b"\n", *path, b"\n", *detached, b"\n", _unknown_json(session)):
-        digest.update(part)
-    metadata = msgspec.structs.replace(session.metadata, revision=digest.hexdigest())
-    return msgspec.structs.replace(session, metadata=metadata)
+def revised(session: Session) -> Session:
+    """The session under the revision that its content has."""
+    return _revised(session, _lists(session, _compact, _BETWEEN, keep=False))
 
 
 def sealed(session: Session, *, keep: bool = False) -> tuple[Session, bytes]:
     """The session under the revision that its content has, and the bytes of its file.
 
-    With `keep` the messages' JSON is kept for the next time, which takes up to twice the size of the file.
+    With `keep` the JSON of many messages is kept for the next time, which takes up to twice the size of the file.
     """
-    session = revised(session, keep=keep)
+    compact = _lists(session, _compact, _BETWEEN, keep=keep)
+    session = _revised(session, compact)
+    if keep and len(session.path) + len(session.detached) >= KEPT_FROM:
+        path, detached = _lists(session, _indented, _BETWEEN_INDENTED, keep=True)
+    else:
+        path, detached = ((_indented_json(b"".join(parts)),) if parts else () for parts in compact)
     frame = b'{"metadata":%b,"messages":[],"detached":[]%b}' % (metadata_json(session.metadata), _unknown_json(session))
     # A line break within a text is escaped, so this stands nowhere before.
     head, tail = msgspec.json.format(frame, indent=2).split(_EMPTY_LISTS, 1)
-    path = _path(session, _indented, _BETWEEN_INDENTED, keep=keep)
-    detached = _detached(session, _indented, _BETWEEN_INDENTED, keep=keep)
     parts = (head, b'\n  "messages": ', *_listed(path), b',\n  "detached": ', *_listed(detached), tail, b"\n")
     return session, b"".join(parts)
 
@@ -156,33 +152,42 @@ def _known(raw: dict[str, Any], kind: type[_T], *tags: str) -> _T:
     return msgspec.structs.replace(value, unknown=unknown) if unknown else value
 
 
-def _compact(message: Message) -> bytes:
-    return message_json(message) + _BETWEEN
+def _revised(session: Session, compact: tuple[Parts, Parts]) -> Session:
+    """The session under its revision; `compact` are its lists as compact JSON."""
+    bare = metadata_json(msgspec.structs.replace(session.metadata, revision=""))
+    digest = hashlib.blake2b(bare, digest_size=8)
+    for part in (b"\n", *compact[0], b"\n", *compact[1], b"\n", _unknown_json(session)):
+        digest.update(part)
+    metadata = msgspec.structs.replace(session.metadata, revision=digest.hexdigest())
+    return msgspec.structs.replace(session, metadata=metadata)
 
 
-def _indented(message: Message) -> bytes:
-    """A message as it stands in a list of the file."""
-    in_two_lists = msgspec.json.format(b"[[%b]]" % message_json(message), indent=2)
-    return in_two_lists[len(b"[\n  [\n    ") : -len(b"\n  ]\n]")] + _BETWEEN_INDENTED
-
-
-def _path(session: Session, element: Element, between: bytes, *, keep: bool) -> Parts:
-    """The elements of the system prompt and the active path, as one would write them between brackets."""
+def _lists(session: Session, element: Element, between: bytes, *, keep: bool) -> tuple[Parts, Parts]:
+    """What stands between the brackets of the file's two lists: system prompt and active path, detached messages."""
     system = () if session.system is None else (element(session.system),)
-    return _unended((*system, *session.path_elements.of(session.path, element, keep=keep)), between)
-
-
-def _detached(session: Session, element: Element, between: bytes, *, keep: bool) -> Parts:
-    """The same of the detached messages."""
-    return _unended(session.detached_elements.of(session.detached, element, keep=keep), between)
+    path = session.path_elements.of(session.path, element, keep=keep)
+    detached = session.detached_elements.of(session.detached, element, keep=keep)
+    return _unended((*system, *path), between), _unended(detached, between)
 
 
 def _unended(parts: Parts, between: bytes) -> Parts:
     return (*parts[:-1], parts[-1].removesuffix(between)) if parts else ()
 
 
+def _compact(message: Message) -> bytes:
+    return message_json(message) + _BETWEEN
+
+
+def _indented(message: Message) -> bytes:
+    return _indented_json(message_json(message)) + _BETWEEN_INDENTED
+
+
+def _indented_json(messages: bytes) -> bytes:
+    """Messages as they stand in a list of the file."""
+    return msgspec.json.format(b"[[%b]]" % messages, indent=2)[len(b"[\n  [\n    ") : -len(b"\n  ]\n]")]
+
+
 def _listed(indented: Parts) -> Parts:
-    """A list of the file with these elements."""
     return (b"[\n    ", *indented, b"\n  ]") if indented else (b"[]",)
 
 

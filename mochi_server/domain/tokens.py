@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import msgspec
 
-from mochi_server.domain.elements import Elements
+from mochi_server.domain.elements import KEPT_FROM, Elements
 from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, UserMessage
 
 CHARACTERS_PER_TOKEN = 4
@@ -103,7 +103,9 @@ def measured(
 
 
 def path_tokens(elements: Elements, path: tuple[Message, ...]) -> list[float]:
-    """The tokens of each message of a session's path, uncorrected, of which `elements` keeps all but the new ones'."""
+    """The tokens of each message of a session's path, uncorrected; `elements` keeps those of a long one."""
+    if len(path) < KEPT_FROM:
+        return _each(path)
     return _tokens.decode(b"[%b]" % b"".join(elements.of(path, _tokens_element, keep=True))[:-1])
 
 
