@@ -1,21 +1,23 @@
 """What it costs to log and to count: microseconds of CPU for each of the calls that a request and a reply make.
 
-Usage: python -m benchmarks.observing [--calls 20000] [--repeat 5] [--tokens 500]
-
-No call is made for a token. What a reply's end costs is told for each token of a reply of `--tokens`, too.
+No call is made for a token. What a reply's end costs is told for each token of a reply, too.
 """
 
-import argparse
-import json
+import contextlib
 import logging
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
+from benchmarks.progress import Advance, bar
+from benchmarks.report import Measure, row
+from benchmarks.targets import SERVER
 from mochi_server.api.routes import ROUTES
 from mochi_server.chat import ended
 from mochi_server.chat.generation import Outcome
@@ -24,6 +26,18 @@ from mochi_server.observability.logs import LogFormat, configure, correlate, log
 from mochi_server.observability.metrics import Metrics
 
 REQUEST = logging.getLogger("mochi_server.request")
+REPLY = "a reply's line and counts"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """`tokens` is how many a reply has that its end's cost is told for."""
+
+    calls: int = 20_000
+    tokens: int = 500
+    rounds: int = 5
+
+
+QUICK = Settings(calls=500, rounds=2)
 
 
 def request_line() -> None:
@@ -80,46 +94,54 @@ def cost(call: Callable[[], None], calls: int) -> float:
     return (time.process_time() - began) / calls * 1e6
 
 
-def measured(asked: argparse.Namespace) -> dict[str, list[float]]:
-    """Each cost, as often as asked for."""
+def measure(settings: Settings) -> list[Measure]:
+    """Each call so often, in turn within each round."""
+    with bar("observing", settings.rounds) as advance, _lines_to_nowhere():
+        correlate("a")
+        costs = _measured(settings, advance)
+    each = {f"for each of {settings.tokens} tokens": [cost / settings.tokens for cost in costs[REPLY]]}
+    return [
+        Measure(measure="a call", unit="us of CPU", rows=[row(title, of) for title, of in costs.items()]),
+        Measure(
+            measure=REPLY,
+            unit="us of CPU",
+            wanted="<= 1",
+            rows=[row(f"{SERVER}, {title}", of) for title, of in each.items()],
+        ),
+    ]
+
+
+def _measured(settings: Settings, advance: Advance) -> dict[str, list[float]]:
     metrics = Metrics()
     metrics.watch(running=float, queued=float, sessions=float, damaged=float)
     formats: tuple[LogFormat, ...] = ("json", "console")
     costs: dict[str, list[float]] = {}
-    for _ in range(asked.repeat):
+
+    def note(title: str, call: Callable[[], None], calls: int = settings.calls) -> None:
+        costs.setdefault(title, []).append(cost(call, calls))
+
+    for _ in range(settings.rounds):
         for form in formats:
             configure("info", form)
-            costs.setdefault(f"a request's line, {form}", []).append(cost(request_line, asked.calls))
+            note(f"a request's line, {form}", request_line)
         configure("warning", "json")
-        costs.setdefault("a line below the level", []).append(cost(request_line, asked.calls))
-        costs.setdefault("a request's count", []).append(cost(counted(metrics), asked.calls))
+        note("a line below the level", request_line)
+        note("a request's count", counted(metrics))
         configure("info", "json")
-        end = cost(reply_told(metrics), asked.calls)
-        costs.setdefault("a reply's line and counts", []).append(end)
-        costs.setdefault(f"the same, for each of {asked.tokens} tokens", []).append(end / asked.tokens)
-        costs.setdefault("/metrics, every route used", []).append(cost(asked_of_all(metrics), asked.calls // 200))
+        note(REPLY, reply_told(metrics))
+        note("/metrics, every route used", asked_of_all(metrics), max(settings.calls // 200, 1))
+        advance(1)
     return costs
 
 
-def main() -> None:
-    """Measure, print a table, and the same as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=20_000)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=500)
-    asked = parser.parse_args()
-    # The lines are written, but to nowhere: what a disk or a terminal takes is its own.
-    errors = os.dup(sys.stderr.fileno())
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    correlate("a")
-    costs = measured(asked)
-    os.dup2(errors, sys.stderr.fileno())
-    print(f"{asked.calls} calls, {asked.repeat} rounds, microseconds of CPU each")
-    print(f"{'':36}{'min':>9}{'median':>9}{'max':>9}")
-    for title, values in costs.items():
-        print(f"{title:36}{min(values):9.2f}{statistics.median(values):9.2f}{max(values):9.2f}")
-    print(json.dumps({title: round(statistics.median(values), 3) for title, values in costs.items()}))
-
-
-if __name__ == "__main__":
-    main()
+@contextlib.contextmanager
+def _lines_to_nowhere() -> Iterator[None]:
+    """Have log lines written, but to where nothing is kept: what a disk or a terminal takes is its own."""
+    # It stays open: whoever logs once has it for good.
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
+    try:
+        with contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        logging.basicConfig(force=True)
+        sys.excepthook = sys.__excepthook__

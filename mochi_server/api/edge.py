@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -23,6 +24,12 @@ HEAD_HEADERS = "mochi.head_headers"
 
 UNWRAPPED_SEND = "mochi.unwrapped_send"
 """Where it holds the server's own `send`: a stream's events need nothing of what wraps an answer's head."""
+
+WRITE_NOW = "mochi.write_now"
+"""Where it holds, under our own server, what writes a part of the answer's body without waiting: a `WriteNow`."""
+
+WriteNow = Callable[[bytes | bytearray], bool]
+"""Says whether it did: not while the client does not take what was written, nor after it has left."""
 
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 

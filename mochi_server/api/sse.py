@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from mochi_server.api.edge import UNWRAPPED_SEND
+from mochi_server.api.edge import UNWRAPPED_SEND, WRITE_NOW, WriteNow
 from mochi_server.api.http import state
 from mochi_server.chat.generation import Listener
 from mochi_server.domain.events import Entry
@@ -30,7 +30,7 @@ class Framing(Protocol):
         """Wait until the answer may begin. Raises the MochiError that it is to be in place of a stream."""
         ...
 
-    def frames(self, first: int, batch: list[Entry]) -> bytes:
+    def frames(self, first: int, batch: list[Entry]) -> bytes | bytearray:
         """Consecutive events; `first` is the number of the first."""
         ...
 
@@ -62,6 +62,7 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until `done`, or until the client leaves."""
         self._unwrapped: Send = scope[UNWRAPPED_SEND]
+        self._write_now: WriteNow | None = scope.get(WRITE_NOW)
         metrics = state(Request(scope))["metrics"]
         with contextlib.closing(self._listener), metrics.stream():
             await super().__call__(scope, receive, send)
@@ -72,13 +73,18 @@ class EventStream(EventSourceResponse):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await unwrapped({"type": "http.response.body", "body": framing.opening, "more_body": True})
         self._sending = False
-        async for first, batch in self._listener.batches():
+        async for first, batch in self._listener.batches(at_once=self._send_now if self._write_now else None):
             if body := framing.frames(first, batch):
                 self._sending = True
                 await unwrapped({"type": "http.response.body", "body": body, "more_body": True})
                 self._sending = False
         self._sending = True
         await unwrapped({"type": "http.response.body", "body": await framing.closing(), "more_body": False})
+
+    def _send_now(self, first: int, batch: list[Entry]) -> bool:
+        """Send events from where they come about: waking this stream's task for them costs more than all the rest."""
+        body = self._framing.frames(first, batch)
+        return not body or (self._write_now is not None and self._write_now(body))
 
     async def _ping(self, send: Send) -> None:
         """Say something while there is nothing to say.
@@ -103,15 +109,14 @@ class Events:
     async def begun(self) -> None:
         """As Framing has it: at once, so that waiting can be told."""
 
-    def frames(self, first: int, batch: list[Entry]) -> bytes:
+    def frames(self, first: int, batch: list[Entry]) -> bytes | bytearray:
         """As Framing has it."""
-        generation_id = self._generation_id
-        return b"".join(
-            [
-                b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (generation_id, number, entry.name.encode(), entry.data)
-                for number, entry in enumerate(batch, first)
-            ]
-        )
+        generation_id, number = self._generation_id, first
+        frames = bytearray()
+        for one in batch:
+            frames += b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (generation_id, number, one.name.encode(), one.data)
+            number += 1
+        return frames
 
     async def closing(self) -> bytes:
         """As Framing has it."""

@@ -5,7 +5,7 @@ Whoever subscribes gets every event from the first one on, at their own pace; no
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Literal, Protocol
 
 import anyio
@@ -21,6 +21,9 @@ from mochi_server.store.journal import Head
 
 OnDisconnect = Literal["cancel", "continue"]
 StopReason = Literal["stopped", "disconnected", "superseded", "shutdown", "length"]
+
+Taker = Callable[[int, list[Entry]], bool]
+"""Takes consecutive events, of which the first has this number, without waiting; or says that it cannot now."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +53,9 @@ class Keeping(Protocol):
         """Keep what the reply is known by. Raises OSError."""
         ...
 
-    def append(self, entries: Iterable[Entry]) -> None:
-        """Keep events, before they are shown: all of them, or none. Raises OSError."""
+    @property
+    def append(self) -> Callable[[Iterable[Entry]], None]:
+        """Keeps events, before they are shown: all of them, or none. Raises OSError."""
         ...
 
     def read_image(self, reference: str) -> bytes | None:
@@ -108,7 +112,7 @@ class Generation:
         self.upstream = anyio.CancelScope()
         """Around everything that waits for Ollama; what saves the reply is outside of it."""
         self._listeners = 0
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: set[_Reader] = set()
         self._grace = grace
         # Asked for once: it costs a system call on some versions of Python.
         self._loop = asyncio.get_running_loop()
@@ -129,12 +133,11 @@ class Generation:
         """Whether nobody listens to a reply that is only made for listeners."""
         return self.on_disconnect == "cancel" and self._listeners == 0
 
-    def publish(self, events: list[Event]) -> None:
-        """Keep the events, then log them and wake who waits for them.
+    def publish(self, entries: list[Entry]) -> None:
+        """Keep the events, then log them and give them to who waits for them.
 
         Where they cannot be kept the reply ends: nothing is shown that is not kept.
         """
-        entries = [entry(event) for event in events]
         if self.failure is None:
             try:
                 self.keeping.append(entries)
@@ -142,12 +145,14 @@ class Generation:
                 self.failure = storage_error(error)
                 self.upstream.cancel()
                 return
-            self._show(entries)
+            self.log += entries
+            for reader in self._waiting:
+                reader.shown(entries)
 
     def tell(self, event: StatusEvent) -> None:
         """Say why nothing flows yet."""
         self.phase = event.phase
-        self.publish([event])
+        self.publish([entry(event)])
 
     def last_words(self, outcome: Outcome) -> list[Entry]:
         """The events of the end: the failure or the message that was saved, then `done`."""
@@ -166,7 +171,9 @@ class Generation:
         """Show the last events, which are kept already where that could be done."""
         self.outcome = outcome
         self._forget_leaving()
-        self._show(last)
+        self.log.extend(last)
+        for reader in self._waiting:
+            reader.wake()
         self._ended.set()
 
     def stop(self, reason: StopReason) -> None:
@@ -186,14 +193,14 @@ class Generation:
         self._forget_leaving()
         return Subscription(self, after)
 
-    async def _more_than(self, seen: int) -> None:
-        while len(self.log) == seen and self.running:
-            waiter = self._loop.create_future()
-            self._waiting.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiting.discard(waiter)
+    async def _wait(self, reader: "_Reader") -> None:
+        """Until there is what the reader has not seen and could not take at once, or the end."""
+        reader.waiter = self._loop.create_future()
+        self._waiting.add(reader)
+        try:
+            await reader.waiter
+        finally:
+            self._waiting.discard(reader)
 
     def _left(self) -> None:
         self._listeners -= 1
@@ -205,12 +212,6 @@ class Generation:
             self._leaving.cancel()
             self._leaving = None
 
-    def _show(self, entries: list[Entry]) -> None:
-        self.log.extend(entries)
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
 
 class Listener(Protocol):
     """Who hears a reply's events, of one that runs or of one that has ended."""
@@ -220,8 +221,12 @@ class Listener(Protocol):
     revision: str
     """The session's, as far as it was saved when the listening began."""
 
-    def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
-        """The events in order, each once: those that are ready together, with the sequence number of the first."""
+    def batches(self, most: int = 256, at_once: Taker | None = None) -> AsyncGenerator[tuple[int, list[Entry]], None]:
+        """The events in order, each once: those that are ready together, with the sequence number of the first.
+
+        What comes while this is waited for is given to `at_once`, and here what that does not take: so no task wakes
+        up for each event.
+        """
         ...
 
     async def ended(self) -> Outcome:
@@ -233,6 +238,32 @@ class Listener(Protocol):
         ...
 
 
+class _Reader:
+    """How far somebody is in a generation's log, and how to reach them while they wait for more."""
+
+    __slots__ = ("_at_once", "seen", "waiter")
+
+    def __init__(self, seen: int, at_once: Taker | None) -> None:
+        self.seen = seen
+        self.waiter: asyncio.Future[None] | None = None
+        self._at_once = at_once
+
+    def shown(self, entries: list[Entry]) -> None:
+        """There is more: events right behind what was seen, unless they have been woken for earlier ones."""
+        waiter = self.waiter
+        if waiter is None or waiter.done():
+            return
+        if self._at_once is not None and self._at_once(self.seen + 1, entries):
+            self.seen += len(entries)
+        else:
+            waiter.set_result(None)
+
+    def wake(self) -> None:
+        """See for yourself."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 class Subscription:
     """One listener's place in a running generation's events, behind those that it knows already."""
 
@@ -241,19 +272,21 @@ class Subscription:
         self.session_id = generation.session_id
         self.revision = generation.revision
         self._generation = generation
-        self._seen = after
+        self._after = after
         self._open = True
 
-    async def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
+    async def batches(
+        self, most: int = 256, at_once: Taker | None = None
+    ) -> AsyncGenerator[tuple[int, list[Entry]], None]:
         """As Listener has it. Who is slow is behind in the log, and nobody else is."""
-        generation, seen = self._generation, self._seen
-        while generation.running or seen < len(generation.log):
-            if seen == len(generation.log):
-                await generation._more_than(seen)  # noqa: SLF001 - the two are one mechanism
+        generation, reader = self._generation, _Reader(self._after, at_once)
+        while generation.running or reader.seen < len(generation.log):
+            if reader.seen == len(generation.log):
+                await generation._wait(reader)  # noqa: SLF001 - the two are one mechanism
                 continue
-            batch = generation.log[seen : seen + most]
-            yield seen + 1, batch
-            seen += len(batch)
+            batch = generation.log[reader.seen : reader.seen + most]
+            yield reader.seen + 1, batch
+            reader.seen += len(batch)
             if len(batch) == most:
                 await asyncio.sleep(0)  # far behind: who catches up must not keep all others waiting
 

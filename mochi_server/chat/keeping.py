@@ -23,6 +23,8 @@ class InSession:
         self._session_id = session_id
         self._parent_id = parent_id
         self._journal = journal
+        self.append = journal.append
+        """As Keeping has it: bound here, so that a token takes no way round."""
         self._store = store
         self._upkeep = upkeep
         upkeep.begin()
@@ -30,10 +32,6 @@ class InSession:
     def begin(self, head: Head) -> None:
         """As Keeping has it."""
         self._journal.begin(head)
-
-    def append(self, entries: Iterable[Entry]) -> None:
-        """As Keeping has it."""
-        self._journal.append(entries)
 
     def read_image(self, reference: str) -> bytes | None:
         """As Keeping has it."""

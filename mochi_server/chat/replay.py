@@ -6,7 +6,7 @@ from functools import partial
 
 import msgspec
 
-from mochi_server.chat.generation import Outcome, complete_event
+from mochi_server.chat.generation import Outcome, Taker, complete_event
 from mochi_server.domain.events import ContentDelta, Done, Entry, ErrorEvent, Event, ThinkingDelta, entry
 from mochi_server.domain.messages import AssistantMessage
 from mochi_server.errors import Retold
@@ -34,7 +34,11 @@ class Replay:
         self._outcome = outcome
         self._after = after
 
-    async def batches(self, most: int = 256) -> AsyncGenerator[tuple[int, list[Entry]], None]:
+    async def batches(
+        self,
+        most: int = 256,
+        at_once: Taker | None = None,  # noqa: ARG002 - nothing more comes
+    ) -> AsyncGenerator[tuple[int, list[Entry]], None]:
         """As Listener has it."""
         for start in range(self._after, len(self._entries), most):
             yield start + 1, self._entries[start : start + most]

@@ -25,13 +25,10 @@ class ReplyInProgress:
         self._tool_calls: list[Any] = []
         self._first: float | None = None
         self._last: Chunk | None = None
+        self.begun = False
+        """Whether anything has come that is worth keeping."""
         self.characters = 0
         """Characters said and thought so far."""
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything has come that is worth keeping."""
-        return self._first is not None
 
     @property
     def ended(self) -> bool:
@@ -48,15 +45,16 @@ class ReplyInProgress:
         events: list[Event] = []
         message = chunk.message
         if message is not None:
-            if message.thinking:
-                events.append(ThinkingDelta(message.thinking))
-            if message.content:
-                events.append(ContentDelta(message.content))
+            if thinking := message.thinking:
+                events.append(ThinkingDelta(thinking))
+                self.characters += len(thinking)
+            if content := message.content:
+                events.append(ContentDelta(content))
+                self.characters += len(content)
             if message.tool_calls:
                 self._tool_calls.extend(message.tool_calls)
-            self.characters += len(message.thinking or "") + len(message.content or "")
-            if self._first is None and (events or message.tool_calls):
-                self._first = now
+            if not self.begun and (events or message.tool_calls):
+                self.begun, self._first = True, now
         if chunk.done:
             self._last = chunk
         return events

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from datetime import UTC, datetime
 
@@ -16,7 +17,7 @@ from mochi_server.chat.reply import ReplyInProgress
 from mochi_server.chat.windows import Windows
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import Choice
-from mochi_server.domain.events import said
+from mochi_server.domain.events import Entry, entry, said
 from mochi_server.domain.messages import AssistantMessage, Status
 from mochi_server.domain.session import Session
 from mochi_server.errors import (
@@ -162,7 +163,7 @@ class Turn:
         if self._prompt.has_images:
             sent, read = self._prompt.sent(sending), generation.keeping.read_image
             request = await with_images(request, sent, self._prompt.question_index, read, self._threads)
-        await self._ollama.chat(request, lambda chunks: self._take(chunks, reply, generation))
+        await self._ollama.chat(request, functools.partial(self._take, reply, generation))
 
     def _note(self, sending: Sending, generation: Generation) -> None:
         """Have it kept how it is asked for, should the process be killed before the reply's end."""
@@ -214,12 +215,16 @@ class Turn:
             raise RuntimeError("nothing was chosen")
         return self._sending
 
-    def _take(self, chunks: list[Chunk], reply: ReplyInProgress, generation: Generation) -> None:
+    def _take(self, reply: ReplyInProgress, generation: Generation, chunks: list[Chunk]) -> None:
+        # Every token comes this way, and every call on it counts.
         now = time.monotonic()
         first = not reply.begun
-        events = [event for chunk in chunks for event in reply.add(chunk, now)]
-        if events:
-            generation.publish(events)
+        entries: list[Entry] = []
+        for chunk in chunks:
+            for event in reply.add(chunk, now):
+                entries.append(entry(event))  # noqa: PERF401 - a comprehension is one call more
+        if entries:
+            generation.publish(entries)
         if first and reply.begun:
             self._windows.begun(self._model, self._chosen().choice.num_ctx)
             if generation.failure is None:

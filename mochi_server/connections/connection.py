@@ -18,7 +18,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mochi_server.api.edge import WRITE_NOW
 from mochi_server.connections.refusals import answer, reason
+from mochi_server.connections.writing import write_now
 from mochi_server.errors import (
     BadRequest,
     HeadersTooLarge,
@@ -198,6 +200,7 @@ class Connection(HttpToolsProtocol):
         if self._answering and len(self.pipeline) >= MOST_AHEAD:
             raise BadRequest("Too many requests came ahead of their answers.")
         super().on_headers_complete()
+        self.cycle.scope[WRITE_NOW] = write_now(self.cycle)  # type: ignore[literal-required]  # ours, which uvicorn does not know
         self.headers = _TRAILERS  # which in the request's own list would pass for headers
         self._heads += 1
         self._at, self._taken = _At.BODY, 0

@@ -104,7 +104,8 @@ _LINE_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b
 
 def event_json(event: Event) -> bytes:
     """The event's data as one line of JSON."""
-    return one_line(_json.encode(event))
+    data = _json.encode(event)
+    return data if data.isascii() else one_line(data)
 
 
 def entry(event: Event) -> Entry:

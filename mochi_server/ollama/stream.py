@@ -11,7 +11,7 @@ from typing import cast
 import httptools
 
 from mochi_server.ollama import failures
-from mochi_server.ollama.wire import Chunk, decode_chunk, error_words
+from mochi_server.ollama.wire import NO_CHUNK, Chunk, decode_chunk, error_words
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -139,11 +139,11 @@ class ChatStream(asyncio.Protocol):
         self._fail(failures.broken_off("it ended without its last line"))
 
     def _line(self, line: bytes) -> None:
-        if self._over or not line.strip():
+        if self._over or not line or line.isspace():
             return
         try:
             chunk = decode_chunk(line)
-        except ValueError:
+        except NO_CHUNK:
             self._fail(failures.broken_off("one line of it is not what Ollama's protocol has"))
             return
         if chunk.error is not None:
@@ -153,6 +153,7 @@ class ChatStream(asyncio.Protocol):
         if not self._begun:
             self._begun = True
             self._heard = self._loop.time()
+            self._watch_from_now()
         if chunk.done:
             self.close()
 
@@ -169,6 +170,12 @@ class ChatStream(asyncio.Protocol):
     def _tell_end(self) -> None:
         if not self._end.done():
             self._end.set_result(None)
+
+    def _watch_from_now(self) -> None:
+        """The limit is the other one from now on, which may be over long before the first one would be."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = self._loop.call_later(self._token_timeout, self._watch)
 
     def _watch(self) -> None:
         """Look when the limit could be over, instead of arming a timer anew for each chunk."""

@@ -79,7 +79,6 @@ class ErrorBody(msgspec.Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_chunk_decoder = msgspec.json.Decoder(Chunk)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 
 
@@ -93,19 +92,17 @@ def encode_request(request: ChatRequest) -> list[bytes]:
     return [head, b'"messages":[', *elements[:-1], elements[-1].removesuffix(b","), b"]", tail]
 
 
-def decode_chunk(line: bytes) -> Chunk:
-    """One line of a reply. Raises ValueError for what is no chunk."""
-    try:
-        return _chunk_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+"""One line of a reply. Raises one of NO_CHUNK; every token comes this way, so nothing stands around it."""
+
+NO_CHUNK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def error_words(body: bytes) -> str:
     """What Ollama says in the body of an error, in its own words."""
     try:
         return _error_decoder.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NO_CHUNK:
         return body.decode("utf-8", "replace")
 
 

@@ -95,7 +95,10 @@ class Journal:
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Add events: all of them, or none. Raises OSError."""
-        self._write(b"".join([_line(entry.name, entry.data) for entry in entries]))
+        lines = bytearray()
+        for entry in entries:
+            lines += b"%b %b\n" % (entry.name.encode(), entry.data)
+        self._write(lines)
 
     def ending(self, message: AssistantMessage) -> None:
         """Say how the reply ended, before it is saved. Raises OSError."""
@@ -123,8 +126,9 @@ class Journal:
                 self._open = False
                 os.close(self._file)
 
-    def _write(self, lines: bytes) -> None:
-        _append(self._file, lines, self._size)
+    def _write(self, lines: bytes | bytearray) -> None:
+        if (written := os.write(self._file, lines)) < len(lines):
+            _append(self._file, lines, written, self._size)
         self._size += len(lines)
         self._unsynced = True
 
@@ -224,7 +228,7 @@ class Journals:
         with path.open("r+b", buffering=0) as file:
             file.truncate(kept.size)
             file.seek(kept.size)
-            _append(file.fileno(), b"".join(lines), kept.size)
+            _append(file.fileno(), b"".join(lines), 0, kept.size)
         path.replace(path.with_suffix(ENDED))
 
     def give_up(self, session_id: str) -> None:
@@ -266,9 +270,11 @@ class Journals:
         return self._folder / f"{session_id}{which}"
 
 
-def _append(file: int, lines: bytes, size: int) -> None:
-    """Write lines behind the first so many bytes of a file: all of them, or none. Raises OSError."""
-    written = 0
+def _append(file: int, lines: bytes | bytearray, written: int, size: int) -> None:
+    """Write lines behind the first so many bytes of a file: all of them, or none. Raises OSError.
+
+    So many bytes of the lines are `written` already.
+    """
     try:
         while written < len(lines):
             written += os.write(file, lines[written:])

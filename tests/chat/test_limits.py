@@ -13,7 +13,7 @@ import pytest
 from mochi_server.ollama.standin import Behaviour, Gate
 from tests.chat.clients import asked, ending, generating, last_message, parsed
 from tests.chat.waiting import occupied, queued, wait_for_positions
-from tests.server import LIMIT, Server, names, told
+from tests.server import LIMIT, Server, joined, names, told
 from tests.standin_thread import StandInThread
 from tests.tiny_models import HELLO
 
@@ -83,6 +83,22 @@ def test_bytes_without_a_token_do_not_extend_the_time_for_the_first(tmp_path: Pa
         assert (status, code, details) == (504, "ollama_timeout", {"limit_seconds": 0.5})
         assert ollama.left.wait(LIMIT)
         assert server.contents(session) == [("user", "hi")]
+
+
+def test_a_reply_that_falls_silent_is_given_up_however_long_its_first_token_might_have_taken(
+    tmp_path: Path, standin: StandInThread
+) -> None:
+    environment = {"MOCHI_FIRST_TOKEN_TIMEOUT": "600", "MOCHI_TOKEN_TIMEOUT": "0.3", "MOCHI_HEARTBEAT_SECONDS": "600"}
+    standin.script(Behaviour(pieces=("one", " two"), fault="silence", after=2))
+
+    with Server(tmp_path, standin.url, environment=environment) as server:
+        session = server.new_session()
+        *said, error, done = server.events(f"/chat/{session}/stream", {"message": "hi"})
+
+        assert joined(said) == "one two"
+        assert (error.data["code"], error.data["details"]["limit_seconds"]) == ("ollama_timeout", 0.3)
+        assert done.data["status"] == "error"
+        assert server.contents(session)[-1] == ("assistant", "one two")
 
 
 @pytest.fixture

@@ -25,12 +25,14 @@ class CannotTrace(Exception):
 
 
 class Call(NamedTuple):
-    """One system call that succeeded, and the places in the trace where it began and ended."""
+    """One system call, and the places in the trace where it began and ended."""
 
     name: str
     text: str
     began: int
     ended: int
+    thread: int
+    failed: bool
 
     def writes(self, file: str, said: str = "") -> bool:
         """Whether it writes this to a file whose path ends so."""
@@ -58,6 +60,9 @@ class Trace:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        """Those that succeeded, in the order of their ends."""
+        self.all: list[Call] = []
+        """Those that failed, too."""
 
     def first(self, what: Callable[[Call], bool], after: Call | None = None) -> Call:
         """The first call that is so, of those that began when `after` had ended."""
@@ -69,13 +74,13 @@ class Trace:
 
 
 @contextmanager
-def traced(server: Server, file: Path) -> Iterator[Trace]:
-    """The system calls of the server until the end of this context. Raises CannotTrace."""
+def traced(server: Server, file: Path, calls: str = _CALLS) -> Iterator[Trace]:
+    """The system calls of the server until the end of this context: these, or `all`. Raises CannotTrace."""
     strace = shutil.which("strace")
     if strace is None:
         raise CannotTrace("there is no strace")
     trace = Trace()
-    asked = ["-f", "-yy", "-s", "100000", "-e", f"trace={_CALLS}", "-o", str(file), "-p", str(server.process.pid)]
+    asked = ["-f", "-yy", "-s", "100000", "-e", f"trace={calls}", "-o", str(file), "-p", str(server.process.pid)]
     with subprocess.Popen([strace, *asked], stderr=subprocess.PIPE, text=True) as tracer:
         timer = threading.Timer(LIMIT, tracer.kill)
         timer.start()
@@ -87,7 +92,8 @@ def traced(server: Server, file: Path) -> Iterator[Trace]:
             # It lets go of the server, and writes what is left.
             tracer.send_signal(signal.SIGINT)
             tracer.communicate(timeout=LIMIT)
-    trace.calls = list(_calls(file.read_text("utf-8").splitlines()))
+    trace.all = list(_calls(file.read_text("utf-8").splitlines()))
+    trace.calls = [call for call in trace.all if not call.failed]
 
 
 def _wait_until_attached(tracer: subprocess.Popen[str]) -> None:
@@ -111,5 +117,6 @@ def _calls(lines: list[str]) -> Iterator[Call]:
         start, before = begun.pop(match["thread"], (number, "")) if match["resumed"] else (number, "")
         whole = before + text
         name, parenthesis, _ = whole.partition("(")
-        if parenthesis and not re.search(r"\) += -1 E[A-Z]+ ", whole):
-            yield Call(name, whole, start, number)
+        if parenthesis:
+            failed = re.search(r"\) += -1 E[A-Z]+ ", whole) is not None
+            yield Call(name, whole, start, number, int(match["thread"]), failed)

@@ -1,13 +1,14 @@
-"""The floor: the upstream's bytes passed through unread, on the server's own stack. For benchmarks only."""
+"""The floor: the upstream's bytes passed through unread, on the server's own stack.
 
-import argparse
+Usage: python -m benchmarks.servers.floor UPSTREAM_PORT
+"""
+
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import sys
 
-import uvicorn
+from starlette.types import Receive, Scope, Send
 
-Message = MutableMapping[str, Any]
+from benchmarks.servers.serving import serve
 
 
 class Passage:
@@ -16,9 +17,7 @@ class Passage:
     def __init__(self, upstream_port: int) -> None:
         self._port = upstream_port
 
-    async def __call__(
-        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
-    ) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
@@ -27,7 +26,10 @@ class Passage:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(b"POST /api/chat HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.write(
+            b"POST /api/chat HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         while data := await reader.read(65536):
             await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -36,16 +38,4 @@ class Passage:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--upstream", type=int, required=True)
-    arguments = parser.parse_args()
-    uvicorn.run(
-        Passage(arguments.upstream),
-        port=arguments.port,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-    )
+    serve(Passage(int(sys.argv[1])))
