@@ -114,7 +114,9 @@ class Prompt:
         self._ask = ask
         self._system = session.system
         self._path = session.taken_back_to(question.message_id).path
-        self._wire = session.path_elements.of(self._path, wire_element, keep=True)
+        self._elements = session.path_elements
+        # Here, in a thread, for a long history; a short one is encoded by who sends it, and not held meanwhile.
+        self._elements.of(self._path, wire_element, keep=True)
         self._options = with_fixed_window({**(metadata.options or {}), **ask.options}, config)
         self._fixed = _window(self._options.get("num_ctx"))
         self._limit = ask.history_limit if ask.history_limit is not None else metadata.history_limit
@@ -172,7 +174,7 @@ class Prompt:
 
     def request(self, sending: Sending) -> ChatRequest:
         """The request for it."""
-        elements = self._wire
+        elements = self._elements.of(self._path, wire_element)
         if sending.messages < len(self._path):
             elements = tuple(map(wire_element, self._path[len(self._path) - sending.messages :]))
         if self._system is not None:
