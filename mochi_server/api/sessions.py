@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +29,9 @@ from mochi_server.chat.generation import Generation
 from mochi_server.chat.prompt import outlook
 from mochi_server.domain.clock import timestamp
 from mochi_server.domain.context_window import used_tokens, window_reason
-from mochi_server.domain.messages import AssistantMessage, Message
+from mochi_server.domain.messages import AssistantMessage
 from mochi_server.domain.session import Session
-from mochi_server.domain.session_file import message_json, metadata_json
+from mochi_server.domain.session_file import message_json, messages_json, metadata_json
 from mochi_server.errors import InvalidMessageIndex
 from mochi_server.ollama.catalog import full_name
 from mochi_server.store.index import Listed, Place
@@ -119,7 +119,7 @@ async def delete(request: Request) -> Response:
 async def read_messages(request: Request) -> Response:
     """The messages of a session: its system prompt and the active path."""
     session = await _shown(request)
-    return raw_response(b'{"messages":' + _array(session.messages) + b"}", headers=etag(session))
+    return raw_response(b'{"messages":' + messages_json(session) + b"}", headers=etag(session))
 
 
 async def edit_message(request: Request) -> Response:
@@ -151,7 +151,8 @@ async def read_tree(request: Request) -> Response:
     """Every message that was ever in a session, as a tree."""
     session = await _shown(request)
     head = msgspec.json.encode(session.head.message_id if session.head else None)
-    return raw_response(b'{"messages":' + _array(session.tree()) + b',"head":' + head + b"}", headers=etag(session))
+    tree = b",".join([message_json(message) for message in session.tree()])
+    return raw_response(b'{"messages":[' + tree + b'],"head":' + head + b"}", headers=etag(session))
 
 
 async def set_head(request: Request) -> Response:
@@ -182,7 +183,7 @@ async def read_status(request: Request) -> Response:
 
 def session_response(session: Session) -> Response:
     """A session as clients get it: the metadata's fields, and beside them the messages."""
-    body = metadata_json(session.metadata)[:-1] + b',"messages":' + _array(session.messages) + b"}"
+    body = metadata_json(session.metadata)[:-1] + b',"messages":' + messages_json(session) + b"}"
     return raw_response(body, headers=etag(session))
 
 
@@ -236,10 +237,6 @@ async def _window_status(request: Request, session: Session) -> WindowStatus:
         model_max_context=known.limit,
         manual_override=config.get("manual_override", False),
     )
-
-
-def _array(messages: Iterable[Message]) -> bytes:
-    return b"[" + b",".join([message_json(message) for message in messages]) + b"]"
 
 
 def _index(request: Request) -> int:

@@ -26,7 +26,7 @@ from mochi_server.chat.unsettled import Unsettled
 from mochi_server.chat.upkeep import Upkeep
 from mochi_server.chat.windows import Windows
 from mochi_server.domain.session import Session
-from mochi_server.domain.session_file import sealed
+from mochi_server.domain.session_file import revised
 from mochi_server.errors import (
     EmptyHistory,
     InternalError,
@@ -106,7 +106,7 @@ class Generations:
             return session
         view = session.taken_back_to(generation.parent_id)
         # Another content under another revision, though no file has it.
-        return view if view is session else sealed(view)[0]
+        return view if view is session else revised(view)
 
     async def load(self, session_id: str) -> Session:
         """The session as clients see it now. Raises what loading raises."""

@@ -39,7 +39,7 @@ class SightUnknown(Exception):
 def to_be_shown(session: Session, ask: Ask) -> Shown:
     """The messages with images that the answer to what is asked is made from."""
     question = question_of(session, ask)
-    if question is None:
+    if question is None or not session.has_images:
         return {}
     path = session.taken_back_to(question.message_id).path
     limit = ask.history_limit if ask.history_limit is not None else session.metadata.history_limit
@@ -88,7 +88,7 @@ async def with_images(
 
     Raises ImageNotFound, StorageUnavailable.
     """
-    if not any(isinstance(message, UserMessage) and message.images for message in messages):
+    if not any(map(_references, messages)):
         return request
     try:
         return await threads.run(_with_images, request, messages, last_index, read)
@@ -97,12 +97,16 @@ async def with_images(
 
 
 def _with_images(request: ChatRequest, messages: Sequence[Message], last_index: int, read: ReadImage) -> ChatRequest:
-    sent = list(request.messages)
-    for place, message in enumerate(messages):
-        if isinstance(message, UserMessage) and message.images:
-            index = last_index - len(messages) + 1 + place
-            sent[place] = wire_message(message, [_wire_image(read, one, index) for one in message.images])
+    first_index = last_index - len(messages) + 1
+    sent = [
+        wire_message(message, [_wire_image(read, one, index) for one in _references(message)])
+        for index, message in enumerate(messages, first_index)
+    ]
     return msgspec.structs.replace(request, messages=sent)
+
+
+def _references(message: Message) -> tuple[str, ...]:
+    return (message.images or ()) if isinstance(message, UserMessage) else ()
 
 
 def _wire_image(read: ReadImage, reference: str, index: int) -> msgspec.Raw:

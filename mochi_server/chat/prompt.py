@@ -20,10 +20,10 @@ from mochi_server.domain.images import Image
 from mochi_server.domain.messages import AssistantMessage, Context, Message, SystemMessage
 from mochi_server.domain.options import OptionValues
 from mochi_server.domain.session import HistoryLimit, Session
-from mochi_server.domain.tokens import Costs, Estimate, measured
+from mochi_server.domain.tokens import Costs, Estimate, measured, path_tokens
 from mochi_server.errors import EmptyHistory
 from mochi_server.ollama.catalog import full_name
-from mochi_server.ollama.wire import ChatRequest, Format, Think, wire_message
+from mochi_server.ollama.wire import ChatRequest, Format, Think, wire_element
 
 WARY = 4
 """After a refusal a token may be as little as one character."""
@@ -109,17 +109,21 @@ class Prompt:
         config = metadata.context_window_config or {}
         self.question_id = question.message_id
         self.model = metadata.model
+        self.has_images = session.has_images
+        """Whether there may be images among what is sent."""
         self._ask = ask
         self._system = session.system
         self._path = session.taken_back_to(question.message_id).path
-        self._wire = [wire_message(message) for message in self._path]
+        self._elements = session.path_elements
+        # Here, in a thread, for a long history; a short one is encoded by who sends it, and not held meanwhile.
+        self._elements.of(self._path, wire_element, keep=True)
         self._options = with_fixed_window({**(metadata.options or {}), **ask.options}, config)
         self._fixed = _window(self._options.get("num_ctx"))
         self._limit = ask.history_limit if ask.history_limit is not None else metadata.history_limit
         self._growing = config.get("dynamic_enabled") is not False
-        self._costs = Costs(
-            self._system, self._path, measured(self._system, self._path, self.model), factor, beside=_told(ask.tools)
-        )
+        tokens = path_tokens(session.path_elements, self._path)
+        found = measured(self._system, self._path, self.model, tokens)
+        self._costs = Costs(self._system, self._path, found, factor, _told(ask.tools), tokens)
         self._guess = next(filter(None, (_window_of(m, self.model) for m in reversed(self._path))), USUAL_WINDOW)
         self._most = newest_turns(self._path, self._limit) if isinstance(self._limit, int) else len(self._path)
 
@@ -170,10 +174,14 @@ class Prompt:
 
     def request(self, sending: Sending) -> ChatRequest:
         """The request for it."""
-        system = [] if self._system is None else [wire_message(self._system)]
+        elements = self._elements.of(self._path, wire_element)
+        if sending.messages < len(self._path):
+            elements = tuple(map(wire_element, self._path[len(self._path) - sending.messages :]))
+        if self._system is not None:
+            elements = (wire_element(self._system), *elements)
         return ChatRequest(
             model=self.model,
-            messages=[*system, *self._wire[len(self._wire) - sending.messages :]],
+            messages=elements,
             truncate=False,
             options=self.options(sending) or None,
             think=self._ask.think,

@@ -159,9 +159,10 @@ class Turn:
     async def _ask(self, generation: Generation, reply: ReplyInProgress) -> None:
         sending = self._chosen()
         self._note(sending, generation)
-        prompt, sent = self._prompt.request(sending), self._prompt.sent(sending)
-        read = generation.keeping.read_image
-        request = await with_images(prompt, sent, self._prompt.question_index, read, self._threads)
+        request = self._prompt.request(sending)
+        if self._prompt.has_images:
+            sent, read = self._prompt.sent(sending), generation.keeping.read_image
+            request = await with_images(request, sent, self._prompt.question_index, read, self._threads)
         await self._ollama.chat(request, functools.partial(self._take, reply, generation))
 
     def _note(self, sending: Sending, generation: Generation) -> None:

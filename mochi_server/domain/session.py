@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mochi_server.domain.clock import later
+from mochi_server.domain.elements import Elements
 from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, UserMessage
 from mochi_server.domain.options import OptionValues
 from mochi_server.errors import InvalidMessageIndex, MessageNotFound
@@ -44,13 +45,18 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """Metadata, system prompt, active path (oldest first) and everything that was ever on a path."""
+    """Metadata, system prompt, active path (oldest first) and everything that was ever on a path.
+
+    What was made of the messages of either list before is kept beside them, see there.
+    """
 
     metadata: Metadata
     system: SystemMessage | None = None
     path: tuple[Message, ...] = ()
     detached: tuple[Message, ...] = ()
     unknown: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    path_elements: Elements = msgspec.field(default_factory=Elements)
+    detached_elements: Elements = msgspec.field(default_factory=Elements)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -61,6 +67,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def head(self) -> Message | None:
         """The last message of the active path."""
         return self.path[-1] if self.path else None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether any message of the active path has images."""
+        return any(self.path_elements.of(self.path, _image_marks, keep=True))
 
     def tree(self) -> tuple[Message, ...]:
         """Every message that was ever on a path: the active one first, then the detached. No system prompts."""
@@ -222,6 +233,11 @@ def chained(messages: Iterable[Message], parent: str | None = None) -> tuple[Mes
         path.append(right)
         parent = message.message_id
     return tuple(path)
+
+
+def _image_marks(message: Message) -> bytes:
+    """A byte for each of its images."""
+    return bytes(len(message.images or ())) if isinstance(message, UserMessage) else b""
 
 
 def _newest_leaf(tree: Iterable[Message], top: Message) -> Message:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from mochi_server.domain.elements import KEPT_FROM, Element, Parts
 from mochi_server.domain.json_depth import DEEPEST_FILE, is_deeper_than
 from mochi_server.domain.messages import (
     AssistantMessage,
@@ -33,6 +34,8 @@ _NESTED: dict[str, type[msgspec.Struct]] = {"context": Context, "stats": Stats}
 _FORMAT = [int(part) for part in FORMAT_VERSION.split(".")]
 _TOO_DEEP = "it is nested too deep"
 _PARTS = ("metadata", "messages", "detached")
+_EMPTY_LISTS = b'\n  "messages": [],\n  "detached": []'
+_BETWEEN, _BETWEEN_INDENTED = b",", b",\n    "
 _json = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -49,22 +52,37 @@ def message_json(message: Message) -> bytes:
     return _with_unknown(message, message.unknown)
 
 
+def messages_json(session: Session) -> bytes:
+    """The messages of a session, the system prompt and the active path, as a compact JSON list."""
+    return b"".join((b"[", *_lists(session, _compact, _BETWEEN, keep=False)[0], b"]"))
+
+
 def metadata_json(metadata: Metadata) -> bytes:
     """The metadata as compact JSON."""
     return _with_unknown(metadata, metadata.unknown)
 
 
-def sealed(session: Session) -> tuple[Session, bytes]:
-    """The session under the revision that its content has, and the bytes of its file."""
-    bare = metadata_json(msgspec.structs.replace(session.metadata, revision=""))
-    messages = b",".join([message_json(m) for m in session.messages])
-    detached = b",".join([message_json(m) for m in session.detached])
-    unknown = b"" if session.unknown is msgspec.UNSET else b"," + _json.encode(session.unknown)[1:-1]
-    digest = hashlib.blake2b(b"\n".join((bare, messages, detached, unknown)), digest_size=8)
-    metadata = msgspec.structs.replace(session.metadata, revision=digest.hexdigest())
-    head = b'{"metadata":' + metadata_json(metadata) + b',"messages":['
-    compact = b"".join((head, messages, b'],"detached":[', detached, b"]", unknown, b"}"))
-    return msgspec.structs.replace(session, metadata=metadata), msgspec.json.format(compact, indent=2) + b"\n"
+def revised(session: Session) -> Session:
+    """The session under the revision that its content has."""
+    return _revised(session, _lists(session, _compact, _BETWEEN, keep=False))
+
+
+def sealed(session: Session, *, keep: bool = False) -> tuple[Session, bytes]:
+    """The session under the revision that its content has, and the bytes of its file.
+
+    With `keep` the JSON of many messages is kept for the next time, which takes up to twice the size of the file.
+    """
+    compact = _lists(session, _compact, _BETWEEN, keep=keep)
+    session = _revised(session, compact)
+    if keep and len(session.path) + len(session.detached) >= KEPT_FROM:
+        path, detached = _lists(session, _indented, _BETWEEN_INDENTED, keep=True)
+    else:
+        path, detached = ((_indented_json(b"".join(parts)),) if parts else () for parts in compact)
+    frame = b'{"metadata":%b,"messages":[],"detached":[]%b}' % (metadata_json(session.metadata), _unknown_json(session))
+    # A line break within a text is escaped, so this stands nowhere before.
+    head, tail = msgspec.json.format(frame, indent=2).split(_EMPTY_LISTS, 1)
+    parts = (head, b'\n  "messages": ', *_listed(path), b',\n  "detached": ', *_listed(detached), tail, b"\n")
+    return session, b"".join(parts)
 
 
 def encode(session: Session) -> bytes:
@@ -87,7 +105,7 @@ def decode(data: bytes, upgraded: Upgrade | None = None) -> Session:
         session = _session(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise DamagedFile(_reason(data, error)) from None
-    return sealed(session)[0]
+    return revised(session)
 
 
 def _session(raw: dict[str, Any]) -> Session:
@@ -132,6 +150,50 @@ def _known(raw: dict[str, Any], kind: type[_T], *tags: str) -> _T:
             unknown |= _only({name: {k: v for k, v in known[name].items() if k not in inner.__struct_fields__}})
     value = msgspec.convert(known, kind)
     return msgspec.structs.replace(value, unknown=unknown) if unknown else value
+
+
+def _revised(session: Session, compact: tuple[Parts, Parts]) -> Session:
+    """The session under its revision; `compact` are its lists as compact JSON."""
+    bare = metadata_json(msgspec.structs.replace(session.metadata, revision=""))
+    digest = hashlib.blake2b(bare, digest_size=8)
+    for part in (b"\n", *compact[0], b"\n", *compact[1], b"\n", _unknown_json(session)):
+        digest.update(part)
+    metadata = msgspec.structs.replace(session.metadata, revision=digest.hexdigest())
+    return msgspec.structs.replace(session, metadata=metadata)
+
+
+def _lists(session: Session, element: Element, between: bytes, *, keep: bool) -> tuple[Parts, Parts]:
+    """What stands between the brackets of the file's two lists: system prompt and active path, detached messages."""
+    system = () if session.system is None else (element(session.system),)
+    path = session.path_elements.of(session.path, element, keep=keep)
+    detached = session.detached_elements.of(session.detached, element, keep=keep)
+    return _unended((*system, *path), between), _unended(detached, between)
+
+
+def _unended(parts: Parts, between: bytes) -> Parts:
+    return (*parts[:-1], parts[-1].removesuffix(between)) if parts else ()
+
+
+def _compact(message: Message) -> bytes:
+    return message_json(message) + _BETWEEN
+
+
+def _indented(message: Message) -> bytes:
+    return _indented_json(message_json(message)) + _BETWEEN_INDENTED
+
+
+def _indented_json(messages: bytes) -> bytes:
+    """Messages as they stand in a list of the file."""
+    return msgspec.json.format(b"[[%b]]" % messages, indent=2)[len(b"[\n  [\n    ") : -len(b"\n  ]\n]")]
+
+
+def _listed(indented: Parts) -> Parts:
+    return (b"[\n    ", *indented, b"\n  ]") if indented else (b"[]",)
+
+
+def _unknown_json(session: Session) -> bytes:
+    """What stands behind all else in the file, as compact JSON."""
+    return b"" if session.unknown is msgspec.UNSET else b"," + _json.encode(session.unknown)[1:-1]
 
 
 def _with_unknown(value: Metadata | MessageBase, unknown: dict[str, Any] | msgspec.UnsetType) -> bytes:

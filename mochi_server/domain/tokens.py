@@ -6,6 +6,7 @@ from itertools import accumulate
 
 import msgspec
 
+from mochi_server.domain.elements import KEPT_FROM, Elements
 from mochi_server.domain.messages import AssistantMessage, Message, SystemMessage, UserMessage
 
 CHARACTERS_PER_TOKEN = 4
@@ -30,7 +31,8 @@ USUAL_TOKENS = 100
 """How many tokens of usual text a count is weighed against: of a short prompt it is mostly the template's own."""
 
 _MOST_FACTOR = 8.0
-_TOOL_CALLS = msgspec.json.Encoder()
+_json = msgspec.json.Encoder()
+_tokens = msgspec.json.Decoder(list[float])
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class Costs:
     """The tokens of a history, message by message, so that any end of it can be told at once.
 
     `factor` corrects what no reply of this history has measured, such as one known of the model; `beside` is a text
-    that is sent with it (definitions of tools).
+    that is sent with it (definitions of tools); `tokens` are those of each message, as `path_tokens` gives them.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Costs:
         measured: Measured | None = None,
         factor: float | None = None,
         beside: str = "",
+        tokens: Sequence[float] | None = None,
     ) -> None:
         if measured is not None:
             factor = factor_of(measured.counted, measured.estimated)
@@ -70,7 +73,7 @@ class Costs:
         self._counted = measured.counted / measured.estimated if measured else None
         self._new = len(path) - (measured.messages if measured else 0)
         self._always = plain_tokens(beside) + (0 if system is None else message_tokens(system))
-        self._newest = [0.0, *accumulate(message_tokens(message) for message in reversed(path))]
+        self._newest = [0.0, *accumulate(reversed(_each(path) if tokens is None else tokens))]
 
     def plain(self, messages: int) -> float:
         """Of the system prompt and so many of the newest messages, uncorrected."""
@@ -85,15 +88,25 @@ class Costs:
         return Estimate(math.ceil(counted + new * self._factor), int(counted * ALMOST + new * SURE))
 
 
-def measured(system: SystemMessage | None, path: Sequence[Message], model: str) -> Measured | None:
-    """What the newest reply of this model tells of its tokens; None where none was counted."""
+def measured(
+    system: SystemMessage | None, path: Sequence[Message], model: str, tokens: Sequence[float] | None = None
+) -> Measured | None:
+    """What the newest reply of this model tells of its tokens; None where none was counted. `tokens` as in Costs."""
     for place in range(len(path) - 1, -1, -1):
         reply = path[place]
         if isinstance(reply, AssistantMessage) and reply.model == model and reply.context and reply.prompt_eval_count:
-            sent = path[min(reply.context.messages_left_out, place) : place]
-            estimated = sum(map(message_tokens, sent)) + (0 if system is None else message_tokens(system))
+            each = _each(path) if tokens is None else tokens
+            sent = each[min(reply.context.messages_left_out, place) : place]
+            estimated = sum(sent) + (0 if system is None else message_tokens(system))
             return None if estimated == 0 else Measured(reply.prompt_eval_count, estimated, place)
     return None
+
+
+def path_tokens(elements: Elements, path: tuple[Message, ...]) -> list[float]:
+    """The tokens of each message of a session's path, uncorrected; `elements` keeps those of a long one."""
+    if len(path) < KEPT_FROM:
+        return _each(path)
+    return _tokens.decode(b"[%b]" % b"".join(elements.of(path, _tokens_element, keep=True))[:-1])
 
 
 def factor_of(counted: int, estimated: float) -> float:
@@ -107,8 +120,16 @@ def message_tokens(message: Message) -> float:
     if isinstance(message, UserMessage) and message.images:
         tokens += TOKENS_PER_IMAGE * len(message.images)
     if isinstance(message, AssistantMessage) and message.tool_calls:
-        tokens += len(_TOOL_CALLS.encode(message.tool_calls)) / CHARACTERS_PER_TOKEN
+        tokens += len(_json.encode(message.tool_calls)) / CHARACTERS_PER_TOKEN
     return tokens
+
+
+def _each(path: Sequence[Message]) -> list[float]:
+    return [message_tokens(message) for message in path]
+
+
+def _tokens_element(message: Message) -> bytes:
+    return b"%b," % _json.encode(message_tokens(message))
 
 
 def plain_tokens(text: str) -> float:

@@ -132,7 +132,7 @@ class OllamaClient:
         except (OSError, UnicodeError):
             raise failures.unreachable(address.shown) from None
 
-    def _http_request(self, path: str, body: bytes) -> bytes:
+    def _http_request(self, path: str, body: list[bytes]) -> list[bytes]:
         address = self.address
         head = [
             f"POST {address.path}{path} HTTP/1.1",
@@ -140,9 +140,9 @@ class OllamaClient:
             f"User-Agent: mochi-server/{__version__}",
             "Accept: application/x-ndjson",
             "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
+            f"Content-Length: {sum(map(len, body))}",
             "Connection: close",
         ]
         if address.authorization:
             head.append(f"Authorization: {address.authorization}")
-        return "\r\n".join([*head, "", ""]).encode("latin-1") + body
+        return ["\r\n".join([*head, "", ""]).encode("latin-1"), *body]

@@ -23,11 +23,12 @@ Sink = Callable[[list[Chunk]], None]
 class ChatStream(asyncio.Protocol):
     """The reply to one request. Its chunks go to `sink` as they come: no task wakes up for each of them.
 
-    Time limits are in seconds, from the request to the first whole chunk, and then from one byte to the next.
+    The request is given in parts, which are not copied. Time limits are in seconds, from the request to the first whole
+    chunk, and then from one byte to the next.
     """
 
     def __init__(
-        self, request: bytes, model: str, sink: Sink, *, first_token_timeout: float, token_timeout: float
+        self, request: list[bytes], model: str, sink: Sink, *, first_token_timeout: float, token_timeout: float
     ) -> None:
         self._request = request
         self._model = model
@@ -67,8 +68,8 @@ class ChatStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(self._request)
-        self._request = b""
+        self._transport.writelines(self._request)
+        self._request = []
         self._heard = self._loop.time()
         self._watchdog = self._loop.call_later(self._first_token_timeout, self._watch)
 

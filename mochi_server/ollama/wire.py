@@ -34,11 +34,12 @@ class WireMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
 class ChatRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The body of `/api/chat`. What is not set is not sent, so that Ollama's own defaults hold.
 
+    `messages` without images are JSON already: `wire_element`s, each of one message or of several, at least one.
     `truncate` is always sent as false: Ollama would otherwise cut a long history in silence.
     """
 
     model: str
-    messages: list[WireMessage]
+    messages: list[WireMessage] | tuple[bytes, ...]
     truncate: Literal[False] | None = None
     options: OptionValues | None = None
     think: Think | None = None
@@ -81,9 +82,14 @@ _encoder = msgspec.json.Encoder()
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 
 
-def encode_request(request: ChatRequest) -> bytes:
-    """The request's body."""
-    return _encoder.encode(request)
+def encode_request(request: ChatRequest) -> list[bytes]:
+    """The request's body, in parts: to copy a long history takes its time, and is done on the event loop."""
+    elements = request.messages
+    if isinstance(elements, list):
+        return [_encoder.encode(request)]
+    # What the model's name may have of it stands there escaped.
+    head, tail = _encoder.encode(msgspec.structs.replace(request, messages=[])).split(b'"messages":[]', 1)
+    return [head, b'"messages":[', *elements[:-1], elements[-1].removesuffix(b","), b"]", tail]
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
@@ -122,3 +128,8 @@ def wire_message(message: Message, images: Iterable[msgspec.Raw] = ()) -> WireMe
                 tool_name=message.tool_name,
                 tool_call_id=message.tool_call_id,
             )
+
+
+def wire_element(message: Message) -> bytes:
+    """The same without images, as an element of a request's `messages`."""
+    return _encoder.encode(wire_message(message)) + b","

@@ -27,7 +27,11 @@ Change = Callable[[Session], Session]
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A session, and the stamp and size in bytes of the file that it was read from or written to."""
+    """A session, the stamp of the file that it was read from or written to, and the bytes that it is counted with.
+
+    These are the size of the file, and what is kept of the messages' JSON: of that a session that was only read has
+    none.
+    """
 
     session: Session
     stamp: bytes
@@ -66,7 +70,7 @@ def change(path: Path, cached: Stored | None, changed: Change, scratch: Path) ->
         session = changed(found.session)
         if session is found.session:
             return found
-        sealed, data = session_file.sealed(session)
+        sealed, data = session_file.sealed(session, keep=True)
         try:
             return _stored(sealed, files.replace(path, data, scratch, found.stamp))
         except files.FileChanged:
@@ -86,4 +90,5 @@ def _decoded(path: Path, status: os.stat_result) -> Stored:
 
 
 def _stored(session: Session, status: os.stat_result) -> Stored:
-    return Stored(session, files.stamp(status), status.st_size)
+    kept = session.path_elements.size + session.detached_elements.size
+    return Stored(session, files.stamp(status), status.st_size + kept)

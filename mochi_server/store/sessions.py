@@ -36,7 +36,7 @@ from mochi_server.store.unreferenced import Unreferenced
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 * 1024 * 1024
-"""How much of the session files may be held decoded, counted by their size on disk."""
+"""How much may be held of the sessions used last: the size of their files, and of the JSON kept with them."""
 
 LOOK_AFTER_SECONDS = 1.0
 """A list looks for changes by hand when the last look is longer ago: they are seen within two seconds, and while
@@ -80,7 +80,7 @@ class SessionStore:
         self._metrics = metrics or Metrics()
         self._inner = folder / ".mochi"
         self.threads = Threads()
-        self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._read)
+        self._listing = Listing(folder, self._inner / "index.sqlite", self.threads, self._held_or_read)
         self.journals = Journals(self._inner / "journals", self._inner / "quarantine")
         self.keys = Keys(self._inner / "keys", self._inner)
         self.images = Images(self._inner / "images", self._inner)
@@ -270,6 +270,13 @@ class SessionStore:
 
     def _read(self, session_id: str) -> Stored:
         return session_files.read(self._path(session_id), self._cache.get(session_id))
+
+    def _held_or_read(self, session_id: str) -> Stored:
+        """As memory has it: a long file that is just being replaced is not decoded anew because of that.
+
+        Changes by hand come into memory by `_look`, and a row of the index is as good as its stamp.
+        """
+        return self._cache.get(session_id) or self._read(session_id)
 
     async def _look(self) -> None:
         """Bring the list up to date with changes by hand."""

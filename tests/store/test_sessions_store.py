@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mochi_server.domain.elements import KEPT_FROM
 from mochi_server.domain.session import Session
 from mochi_server.domain.session_file import encode
 from mochi_server.errors import SessionDamaged, SessionExists, SessionNotFound, StorageUnavailable
@@ -360,6 +361,24 @@ async def test_what_is_held_decoded_stays_within_its_limit_and_the_least_used_go
         evicted = await store.load(saved[1].metadata.session_id)
         assert evicted is not saved[1]
         assert evicted == saved[1]
+
+
+@limited
+async def test_what_is_kept_of_a_sessions_json_counts_too(folder: Path) -> None:
+    quarter = "x" * (CACHE_BYTES // 4 - 100_000)
+
+    async with opened(folder) as store:
+        first, second = [
+            await store.create(conversation(*map(str, range(KEPT_FROM)), session_id=f"{number:010x}"))
+            for number in range(2)
+        ]
+        # Beside its file its messages are kept twice, compact and indented: that leaves room for the other.
+        first = await store.update(first.metadata.session_id, lambda s: s.append(user("q", quarter), at(500)))
+        assert await store.load(second.metadata.session_id) is second
+        assert await store.load(first.metadata.session_id) is first
+        second = await store.update(second.metadata.session_id, lambda s: s.append(user("q", quarter), at(600)))
+        assert await store.load(second.metadata.session_id) is second
+        assert await store.load(first.metadata.session_id) is not first
 
 
 @limited
