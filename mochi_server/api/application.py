@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from sse_starlette.sse import AppStatus
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
@@ -25,7 +24,5 @@ def application(
     A bare router, not a Starlette application: that one's two error layers would answer in another shape, and wrap
     each of a stream's events.
     """
-    # Every stream of ours ends by itself once its reply has: nobody's last events are to be cut off.
-    AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]  # its type was left out
     router = Router(routes(), redirect_slashes=False, default=nothing_here, lifespan=lifespan)
     return Edge(Security(router, settings, OPEN_PATHS), metrics)

@@ -6,6 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from typing import cast
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -26,12 +27,17 @@ UNWRAPPED_SEND = "mochi.unwrapped_send"
 """Where it holds the server's own `send`: a stream's events need nothing of what wraps an answer's head."""
 
 WRITE_NOW = "mochi.write_now"
-"""Where it holds, under our own server, what writes a part of the answer's body without waiting: a `WriteNow`."""
+"""Where it holds what writes a part of the answer's body without waiting: a `WriteNow` of the connection's."""
 
 WriteNow = Callable[[bytes | bytearray], bool]
 """Says whether it did: not while the client does not take what was written, nor after it has left."""
 
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+
+
+def write_now(scope: Scope) -> WriteNow:
+    """What writes to this request's client without waiting."""
+    return cast("WriteNow", scope[WRITE_NOW])
 
 
 class Edge:

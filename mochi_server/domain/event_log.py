@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mochi_server.domain.events import ContentDelta, Entry, ThinkingDelta, delta, words_json
 
-SEGMENT = 32
+SEGMENT = 16
 """So many events are packed together. The newest ones are not: they are what listeners ask for."""
 
 _KINDS = {ContentDelta.name: b"c", ThinkingDelta.name: b"t"}
