@@ -1,1 +1,1 @@
-"""HTTP in and out: the only room that imports starlette or sse_starlette."""
+"""HTTP in and out: the only room that imports starlette."""

@@ -130,7 +130,8 @@ class Events:
         self._generation_id = listener.generation_id.encode()
 
     async def begun(self) -> None:
-        """As Framing has it: at once, so that waiting can be told."""
+        """As Framing has it: at once, so that waiting can be told. But the reply's task goes first: it asks Ollama."""
+        await asyncio.sleep(0)
 
     def frames(self, first: int, batch: list[Entry]) -> bytes | bytearray:
         """As Framing has it."""

@@ -217,8 +217,8 @@ class Turn:
 
     def _take(self, reply: ReplyInProgress, generation: Generation, chunks: list[Chunk]) -> None:
         # Every token comes this way, and every call on it counts.
-        now = time.monotonic()
         first = not reply.begun
+        now = time.monotonic() if first else 0.0
         entries: list[Entry] = []
         for chunk in chunks:
             for event in reply.add(chunk, now):

@@ -29,13 +29,13 @@ from mochi_server.observability.stacks import stack
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-_QUIET = ("uvicorn", "sse_starlette", "asyncio")
+_QUIET = ("uvicorn", "asyncio")
 """They tell each step that they take: what is below a warning is for the debug level only."""
 
 _SILENT = ("httpx", "httpcore")
 """What these say below a warning says nothing without the values in it."""
 
-_KNOWN = ("uvicorn", "asyncio", "sse_starlette", "httpx")
+_KNOWN = ("uvicorn", "asyncio", "httpx")
 """Libraries of whose texts it is known which part was written by their authors."""
 
 _WORD = re.compile(r"[\w./:+-]+\Z", re.ASCII)
