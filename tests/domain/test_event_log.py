@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mochi_server.domain.event_log import SEGMENT, EventLog
 from mochi_server.domain.events import ContentDelta, Done, Entry, StatusEvent, ThinkingDelta, entry
 
-WORDS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\r\"\\ \x00\x85\u2028\U0001f600"))
+WORDS = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\n\r"\\ \x00\x85\u2028\U0001f600'))
 EVENTS = st.one_of(
     WORDS.map(ContentDelta),
     WORDS.map(ThinkingDelta),
