@@ -118,7 +118,7 @@ class Generation:
         # Asked for once: it costs a system call on some versions of Python.
         self._loop = asyncio.get_running_loop()
         self._leaving: asyncio.TimerHandle | None = None
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Event | None = None  # made for who waits: most listen, and it would be a KB for each
 
     @property
     def running(self) -> bool:
@@ -175,7 +175,8 @@ class Generation:
         self.log.extend(last)
         for reader in self._waiting:
             reader.wake()
-        self._ended.set()
+        if self._ended is not None:
+            self._ended.set()
 
     def stop(self, reason: StopReason) -> None:
         """Ask Ollama for no more. What has come is saved by the reply's own task; the first reason holds."""
@@ -185,7 +186,9 @@ class Generation:
 
     async def ended(self) -> Outcome:
         """Wait for the end, the save included."""
-        await self._ended.wait()
+        if self.outcome is None:
+            self._ended = self._ended or asyncio.Event()
+            await self._ended.wait()
         return self.outcome or Outcome()
 
     def subscribe(self, after: int = 0) -> "Subscription":
@@ -254,7 +257,11 @@ class _Reader:
         waiter = self.waiter
         if waiter is None or waiter.done():
             return
-        if self._at_once is not None and self._at_once(self.seen + 1, entries):
+        try:
+            taken = self._at_once is not None and self._at_once(self.seen + 1, entries)
+        except Exception:  # noqa: BLE001 - whoever listens, the reply goes on; their own task meets the bug again
+            taken = False
+        if taken:
             self.seen += len(entries)
         else:
             waiter.set_result(None)

@@ -11,6 +11,8 @@ def write_now(cycle: RequestResponseCycle) -> WriteNow:
     def write(body: bytes | bytearray) -> bool:
         if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
             return False
+        if cycle.transport.is_closing():
+            return False  # it is told of a moment later that the client has left
         cycle.transport.write(b"%x\r\n" % len(body) + body + b"\r\n")
         return True
 
