@@ -72,7 +72,8 @@ def question(chance: random.Random, *, fault: bool = False) -> Question:
     pieces, thoughts = chance.randint(3, 40), chance.choice((0, 0, 0, 3))
     pace = round(chance.choice((0.0, chance.uniform(0.0005, _SLOWEST))), 4)
     kind = chance.choices([*FAULTS], [1 if name == "silence" else 6 for name in FAULTS])[0] if fault else ""
-    after = 0 if kind in {"refused", "busy"} else chance.randint(0, thoughts + pieces)
+    # A silence before the first piece is another limit's, of minutes.
+    after = 0 if kind in {"refused", "busy"} else chance.randint(int(kind == "silence"), thoughts + pieces)
     return Question(word, pieces, thoughts, pace, kind, after)
 
 
