@@ -45,6 +45,9 @@ OTHER_DESCRIPTORS = 128
 PEER_SECONDS = 90
 """How long a client may be silent on the level of TCP; a stream's heartbeats are acknowledged by who is there."""
 
+TICK_SECONDS = 0.25
+"""So late is a signal noticed at most."""
+
 LAST_WORDS = 0.5
 """Seconds in which answers may still go out once there is no more waiting."""
 
@@ -72,6 +75,12 @@ class Server(uvicorn.Server):
             print(f"mochi-server {__version__} listens on {self._address}", flush=True)  # noqa: T201 - for people
             if hint := migrate_command.earlier_sessions(self._settings.sessions_folder):
                 print(hint, flush=True)  # noqa: T201 - for people
+
+    async def main_loop(self) -> None:
+        """Wait for the end. uvicorn's own looks ten times a second, which is most of what an idle server does."""
+        # Each look brings the `Date` of answers up to date, too.
+        while not await self.on_tick(0):  # noqa: ASYNC110 - a signal's handler can set no event
+            await asyncio.sleep(TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the doors, end the running replies in time for their streams to end too."""
