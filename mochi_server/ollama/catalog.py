@@ -9,18 +9,15 @@ import contextlib
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
+import ollama
 
 from mochi_server.errors import MochiError, ModelNotFound, OllamaTimeout, OllamaUnreachable
 from mochi_server.ollama import failures
 from mochi_server.ollama.client import OllamaClient
 from mochi_server.ollama.shared import SharedCall
-
-if TYPE_CHECKING:
-    import ollama
 
 SHOWN_AT_ONCE = 8
 REFRESH_SECONDS = 30.0
@@ -198,7 +195,7 @@ class Catalog:
         shown: dict[str, _Shown | None] = {}
         limiter = anyio.CapacityLimiter(SHOWN_AT_ONCE)
 
-        async def look(tag: "ollama.ListResponse.Model") -> None:
+        async def look(tag: ollama.ListResponse.Model) -> None:
             async with limiter:
                 shown[_key(tag)] = await self._show(tag)
 
@@ -210,7 +207,7 @@ class Catalog:
         self._models = {str(tag.model): _model(tag, shown[_key(tag)]) for tag in tags}
         self._refreshed = time.monotonic()
 
-    async def _show(self, tag: "ollama.ListResponse.Model") -> _Shown | None:
+    async def _show(self, tag: ollama.ListResponse.Model) -> _Shown | None:
         if (known := self._shown.get(_key(tag))) is not None:
             return known
         try:
@@ -230,11 +227,11 @@ def full_name(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def _key(tag: "ollama.ListResponse.Model") -> str:
+def _key(tag: ollama.ListResponse.Model) -> str:
     return f"{tag.model} {tag.digest}"
 
 
-def _model(tag: "ollama.ListResponse.Model", shown: _Shown | None) -> Model:
+def _model(tag: ollama.ListResponse.Model, shown: _Shown | None) -> Model:
     details = tag.details
     return Model(
         name=str(tag.model),

@@ -5,13 +5,13 @@ else.
 """
 
 import asyncio
-import importlib
 import ssl
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import httpx
 import msgspec
+import ollama
 
 from mochi_server import __version__
 from mochi_server.errors import MochiError
@@ -20,12 +20,7 @@ from mochi_server.ollama import failures
 from mochi_server.ollama.address import Address
 from mochi_server.ollama.shared import SharedCall
 from mochi_server.ollama.stream import ChatStream, Sink
-from mochi_server.ollama.wire import ChatRequest, encode_request, error_words
-
-if TYPE_CHECKING:
-    import ollama
-
-    from mochi_server.ollama.calls import Calls
+from mochi_server.ollama.wire import ChatRequest, encode_request
 
 _T = TypeVar("_T")
 
@@ -51,19 +46,19 @@ class OllamaClient:
         self._metrics = metrics
         self._limits = limits
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
-        self._headers = {"Authorization": address.authorization} if address.authorization else {}
-        self._timeout = httpx.Timeout(limits.call, connect=limits.connect)
-        self._calls: Calls | None = None
+        headers = {"Authorization": address.authorization} if address.authorization else {}
+        timeout = httpx.Timeout(limits.call, connect=limits.connect)
         # Over plain http there is nothing to verify, and loading the certificates takes 20 ms of the start.
-        self._http = httpx.AsyncClient(
-            headers=self._headers, timeout=self._timeout, verify=self._tls or False, trust_env=False
+        verify = self._tls or False
+        self._calls = ollama.AsyncClient(
+            host=address.shown, headers=headers, timeout=timeout, verify=verify, follow_redirects=False, trust_env=False
         )
+        self._http = httpx.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False)
         self._version = SharedCall(self._ask_version)
 
     async def close(self) -> None:
         """Close what is kept open between calls."""
-        if self._calls is not None:
-            await self._calls.close()
+        await self._calls.close()  # type: ignore[no-untyped-call]  # the package left its type out
         await self._http.aclose()
 
     async def chat(self, request: ChatRequest, sink: Sink) -> None:
@@ -94,28 +89,17 @@ class OllamaClient:
         """Ollama's version."""
         return await self._version()
 
-    async def tags(self) -> "ollama.ListResponse":
+    async def tags(self) -> ollama.ListResponse:
         """The models that Ollama has."""
-        calls = await self._model_calls()
-        return await self._call(calls.tags())
+        return await self._call(self._calls.list())
 
-    async def show(self, model: str) -> "ollama.ShowResponse":
+    async def show(self, model: str) -> ollama.ShowResponse:
         """What one model is and can do. Raises ModelNotFound too."""
-        calls = await self._model_calls()
-        return await self._call(calls.show(model))
+        return await self._call(self._calls.show(model), model)
 
-    async def running(self) -> "ollama.ProcessResponse":
+    async def running(self) -> ollama.ProcessResponse:
         """The models that are loaded, with the window that each has."""
-        calls = await self._model_calls()
-        return await self._call(calls.running())
-
-    async def _model_calls(self) -> "Calls":
-        """What makes the model calls, read in with the first of them: in a thread, while others are answered."""
-        if self._calls is None:
-            module = await asyncio.to_thread(importlib.import_module, "mochi_server.ollama.calls")
-            if self._calls is None:  # somebody else may have waited for it, too
-                self._calls = module.Calls(self.address, self._headers, self._timeout, self._tls or False)
-        return self._calls
+        return await self._call(self._calls.ps())
 
     async def _ask_version(self) -> str:
         return await self._call(self._get_version())
@@ -124,17 +108,14 @@ class OllamaClient:
         # The `ollama` package has no call for it.
         answer = await self._http.get(f"{self.address.shown}/api/version")
         if answer.status_code != 200:
-            raise failures.refusal(answer.status_code, error_words(answer.content), "")
+            raise ollama.ResponseError(answer.text, answer.status_code)
         return msgspec.json.decode(answer.content, type=_Version).version
 
-    async def _call(self, call: Awaitable[_T]) -> _T:
+    async def _call(self, call: Awaitable[_T], model: str = "") -> _T:
         try:
             return await call
-        except MochiError as refusal:
-            self._metrics.ollama_failed(refusal.code)
-            raise
-        except (httpx.HTTPError, OSError, ValueError) as error:
-            failure = failures.failed_call(error, self.address.shown)
+        except (ollama.ResponseError, httpx.HTTPError, OSError, ValueError) as error:
+            failure = failures.failed_call(error, self.address.shown, model)
             self._metrics.ollama_failed(failure.code)
             raise failure from error
 

@@ -6,6 +6,7 @@ The words are those of a real Ollama (`tests/recordings`); where the status alon
 import re
 
 import httpx
+import ollama
 
 from mochi_server.errors import (
     CapabilityMissing,
@@ -103,9 +104,14 @@ def timed_out(what: str, seconds: float, setting: str) -> OllamaTimeout:
     )
 
 
-def failed_call(error: httpx.HTTPError | OSError | ValueError, host: str) -> MochiError:
-    """What an exception of what a model call stands on means."""
+Failed = ollama.ResponseError | httpx.HTTPError | OSError | ValueError
+
+
+def failed_call(error: Failed, host: str, model: str = "") -> MochiError:
+    """What an exception of the `ollama` package, or of what it stands on, means."""
     match error:
+        case ollama.ResponseError():
+            return refusal(error.status_code, error.error, model)
         case httpx.TimeoutException() | TimeoutError():
             return OllamaTimeout(f"Ollama at {host} did not answer in time. Try again.", {"ollama_host": host})
         case httpx.ConnectError() if "SSL" in str(error):
