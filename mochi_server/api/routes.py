@@ -159,6 +159,7 @@ OPEN_PATHS = frozenset(route.path for route in ROUTES if route.keyless)
 
 
 FASTEST = ("/api/v1/chat/", "/v1/chat/")
+"""How the paths begin that somebody waits for a first token behind."""
 
 
 class Methods:

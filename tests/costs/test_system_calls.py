@@ -27,13 +27,7 @@ _OF_FILES = (
 def test_a_token_is_written_once_to_its_journal_and_once_to_each_listener(
     server: Server, standin: StandInThread, tmp_path: Path, listeners: int
 ) -> None:
-    warm(server)
-    said = pieces(TOKENS)
-
-    with watched(server, tmp_path) as trace:
-        say_one_by_one(server, standin, said, listeners)
-
-    gaps = between_tokens(trace, said)
+    gaps = between_all_tokens(server, standin, tmp_path, listeners)
     assert [sum(call.writes(".running") for call in gap) for gap in gaps] == [1] * len(gaps)
     assert [sum(to_a_client(server, call) for call in gap) for gap in gaps] == [listeners] * len(gaps)
 
@@ -42,13 +36,7 @@ def test_a_token_is_written_once_to_its_journal_and_once_to_each_listener(
 def test_a_token_costs_four_system_calls_and_one_for_each_further_listener(
     server: Server, standin: StandInThread, tmp_path: Path, listeners: int
 ) -> None:
-    warm(server)
-    said = pieces(TOKENS)
-
-    with watched(server, tmp_path) as trace:
-        say_one_by_one(server, standin, said, listeners)
-
-    gaps = between_tokens(trace, said)
+    gaps = between_all_tokens(server, standin, tmp_path, listeners)
     # The middle: what is done every half second, such as the journal's sync, may fall between any two tokens.
     usual = median(len(gap) for gap in gaps)
     assert usual <= WAIT_AND_READ + 1 + listeners, told(gaps)
@@ -84,6 +72,15 @@ def test_tokens_that_come_together_are_one_write(server: Server, standin: StandI
     assert len(deltas) == 2, "the ten, and the fifty"
     sent = [call for call in trace.calls if to_a_client(server, call) and "event: content_delta" in call.text]
     assert len(sent) == 2
+
+
+def between_all_tokens(server: Server, standin: StandInThread, tmp_path: Path, listeners: int) -> list[list[Call]]:
+    """What a warm server calls between the tokens of one reply that so many listen to."""
+    warm(server)
+    said = pieces(TOKENS)
+    with watched(server, tmp_path) as trace:
+        say_one_by_one(server, standin, said, listeners)
+    return between_tokens(trace, said)
 
 
 def between_tokens(trace: Trace, said: tuple[str, ...]) -> list[list[Call]]:
